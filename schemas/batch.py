@@ -1,0 +1,77 @@
+"""Events as columns: one batch type from the codec to the windows, and from parquet to the stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.contract import Contract
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Codes = NDArray[np.int16]
+Objects = NDArray[np.object_]
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """``n`` events as arrays; columns follow the contract's ``reals``, ``enums`` and ``labels``.
+
+    Attributes:
+        keys: [n] str, the server's id.
+        time: [n] int64, event time in ms since the epoch.
+        reals: [n, len(contract.reals)] float64; null is NaN.
+        enums: [n, len(contract.enums)] int16, the symbol's position in the schema; null is -1.
+        labels: [n, len(contract.labels)] object: str, bool or None.
+    """
+
+    keys: Objects
+    time: Ints
+    reals: Floats
+    enums: Codes
+    labels: Objects
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def take(self, rows: Any) -> Self:
+        """The rows that an index, mask or slice selects, in that order."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def empty(cls, contract: Contract) -> Self:
+        """No events of ``contract``."""
+        return cls.allocate(contract, 0)
+
+    @classmethod
+    def allocate(cls, contract: Contract, n: int) -> Self:
+        """``n`` events without values yet: NaN, -1 and None."""
+        return cls(
+            keys=np.full(n, "", dtype=object),
+            time=np.zeros(n, np.int64),
+            reals=np.full((n, len(contract.reals)), np.nan),
+            enums=np.full((n, len(contract.enums)), -1, np.int16),
+            labels=np.full((n, len(contract.labels)), None, dtype=object),
+        )
+
+    @classmethod
+    def concat(cls, batches: Sequence[Self]) -> Self:
+        """All events of ``batches`` (at least one), in order."""
+        return cls(*(np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why one record of a batch cannot be used.
+
+    Attributes:
+        row: its position in the batch.
+        stage: ``decode``, ``validate`` or ``late``.
+        reason: one sentence with the field and the value.
+    """
+
+    row: int
+    stage: str
+    reason: str

@@ -1,0 +1,219 @@
+"""Bytes to columns and back: Confluent's wire format around Avro, whole batches at a time.
+
+Wire format: one zero byte, the schema's id as big-endian uint32, then the Avro binary encoding
+(Confluent documentation, "Wire format"). One file object of fastavro's per message for now; the interface is by batch.
+"""
+
+import io
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import fastavro
+import numpy as np
+from fastavro.schema import SchemaParseException
+
+from schemas.batch import EventBatch, Rejection
+from schemas.contract import Contract
+
+MAGIC = 0
+HEADER = struct.Struct(">bI")
+
+
+class WriterSchemas(Protocol):
+    """Where the schema of an id is found (``schemas.registry.Registry``)."""
+
+    def writer_schema(self, schema_id: int) -> dict[str, Any] | None:
+        """The schema registered under the id, or None where the registry knows none.
+
+        Raises:
+            UnreachableError: when the registry does not answer.
+        """
+
+
+class DecodeError(ValueError):
+    """One message that is not what its schema says; the text is the reason."""
+
+
+def frame(schema_id: int) -> bytes:
+    """The five bytes before each value."""
+    return HEADER.pack(MAGIC, schema_id)
+
+
+def split(message: bytes | None) -> tuple[int, memoryview]:
+    """Schema id and body of a framed message.
+
+    Raises:
+        DecodeError: no value, too short, or another magic byte.
+    """
+    if message is None:
+        raise DecodeError("the record has no value")
+    if len(message) < HEADER.size:
+        raise DecodeError(f"{len(message)} bytes are too few for a framed Avro value")
+    magic, schema_id = HEADER.unpack_from(message)
+    if magic != MAGIC:
+        raise DecodeError(f"the first byte is {magic}, not {MAGIC}: not Confluent's wire format")
+    return schema_id, memoryview(message)[HEADER.size :]
+
+
+class RecordCodec:
+    """Encodes and decodes whole records (steps, forecasts) of one schema."""
+
+    def __init__(self, schema: dict[str, Any], schema_id: int) -> None:
+        """``schema_id`` is the registry's id of ``schema``."""
+        self._parsed = fastavro.parse_schema(schema)
+        self._frame = frame(schema_id)
+
+    def encode(self, records: Iterable[Mapping[str, Any]]) -> list[bytes]:
+        """One framed message a record."""
+        messages = []
+        for record in records:
+            out = io.BytesIO()
+            out.write(self._frame)
+            fastavro.schemaless_writer(out, self._parsed, record)
+            messages.append(out.getvalue())
+        return messages
+
+
+def read_value(body: memoryview, writer: Any, reader: Any = None) -> Any:
+    """Decode one Avro value; bytes left over after it are an error.
+
+    Raises:
+        DecodeError: with the reason.
+    """
+    source = io.BytesIO(body)
+    try:
+        value = fastavro.schemaless_reader(source, writer, reader)
+    except Exception as error:
+        raise DecodeError(f"not a value of its schema: {type(error).__name__}: {error}") from error
+    left = len(body) - source.tell()
+    if left:
+        raise DecodeError(f"{left} bytes are left over after the value")
+    return value
+
+
+class EventCodec:
+    """Metric events of one contract: framed Avro messages to an ``EventBatch`` and back."""
+
+    def __init__(self, contract: Contract, writers: WriterSchemas) -> None:
+        """``writers`` resolves the schema ids that messages carry."""
+        self._contract = contract
+        self._writers = writers
+        self._reader = fastavro.parse_schema(plain_schema(contract.schema))
+        self._resolved: dict[int, Any] = {}
+
+    def decode(self, messages: Sequence[bytes | None]) -> tuple[EventBatch, list[int], list[Rejection]]:
+        """Decode a batch; a bad message never costs its neighbours.
+
+        Returns:
+            The events; the position in ``messages`` of each; and the messages that could not be decoded.
+
+        Raises:
+            UnreachableError: an id is not cached and the registry does not answer; nothing was consumed.
+        """
+        rows: list[dict[str, Any]] = []
+        kept: list[int] = []
+        rejected: list[Rejection] = []
+        for position, message in enumerate(messages):
+            try:
+                schema_id, body = split(message)
+                rows.append(read_value(body, self._writer(schema_id), self._reader))
+                kept.append(position)
+            except DecodeError as error:
+                rejected.append(Rejection(position, "decode", str(error)))
+        return self._columns(rows), kept, rejected
+
+    def encode(self, batch: EventBatch, schema_id: int) -> list[bytes]:
+        """One framed message an event."""
+        contract, header = self._contract, frame(schema_id)
+        messages = []
+        for record in event_records(batch, contract):
+            out = io.BytesIO()
+            out.write(header)
+            fastavro.schemaless_writer(out, self._reader, record)
+            messages.append(out.getvalue())
+        return messages
+
+    def _writer(self, schema_id: int) -> Any:
+        if schema_id not in self._resolved:
+            schema = self._writers.writer_schema(schema_id)
+            if schema is None:  # not cached: the schema may be registered later
+                raise DecodeError(f"schema id {schema_id} is not registered")
+            try:
+                self._resolved[schema_id] = _check_writer(schema, self._contract)
+            except DecodeError as error:
+                self._resolved[schema_id] = error
+        found = self._resolved[schema_id]
+        if isinstance(found, DecodeError):
+            raise DecodeError(f"schema id {schema_id}: {found}")
+        return found
+
+    def _columns(self, rows: list[dict[str, Any]]) -> EventBatch:
+        contract, batch = self._contract, EventBatch.allocate(self._contract, len(rows))
+        if not rows:
+            return batch
+        batch.keys[:] = [row[contract.key.name] for row in rows]
+        batch.time[:] = [row[contract.time.name] for row in rows]
+        if contract.time_units_per_ms != 1:
+            batch.time[:] //= contract.time_units_per_ms
+        for column, field in enumerate(contract.reals):
+            batch.reals[:, column] = [row[field.name] for row in rows]  # None becomes NaN
+        for column, field in enumerate(contract.enums):
+            code: dict[str | None, int] = {symbol: i for i, symbol in enumerate(field.symbols)}
+            code[None] = -1
+            batch.enums[:, column] = [code[row[field.name]] for row in rows]
+        for column, field in enumerate(contract.labels):
+            batch.labels[:, column] = [row[field.name] for row in rows]
+        return batch
+
+
+def event_records(batch: EventBatch, contract: Contract) -> Iterable[dict[str, Any]]:
+    """The events as Avro records; NaN stands for null where the field is nullable."""
+    columns: dict[str, list[Any]] = {
+        contract.key.name: batch.keys.tolist(),
+        contract.time.name: (batch.time * contract.time_units_per_ms).tolist(),
+    }
+    for column, field in enumerate(contract.reals):
+        values = batch.reals[:, column]
+        if field.avro in ("int", "long"):
+            columns[field.name] = [None if np.isnan(v) else round(v) for v in values]
+        elif field.nullable:
+            columns[field.name] = [None if np.isnan(v) else v for v in values.tolist()]
+        else:
+            columns[field.name] = values.tolist()
+    for column, field in enumerate(contract.enums):
+        symbols = (*field.symbols, None)  # -1 is null
+        columns[field.name] = [symbols[code] for code in batch.enums[:, column]]
+    for column, field in enumerate(contract.labels):
+        columns[field.name] = batch.labels[:, column].tolist()
+    names = tuple(columns)
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
+def plain_schema(schema: Any) -> Any:
+    """The schema without logical types, so that times stay integers: no value overflows a datetime."""
+    if isinstance(schema, dict):
+        return {key: plain_schema(value) for key, value in schema.items() if key != "logicalType"}
+    return [plain_schema(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def _check_writer(schema: dict[str, Any], contract: Contract) -> Any:
+    """The writer's schema ready for reading, if the contract can read it at all.
+
+    Raises:
+        DecodeError: another record, or its time has another unit.
+    """
+    name = str(schema.get("name", schema.get("type"))) if isinstance(schema, dict) else str(schema)
+    if name.rpartition(".")[2] != contract.name:
+        raise DecodeError(f"the record is a {name}, not a {contract.name}")
+    logical = [f["type"].get("logicalType") for f in schema["fields"] if _is_time(f, contract)]
+    if logical and logical != [contract.time.logical]:
+        raise DecodeError(f"{contract.time.name} is a {logical[0]}, the contract says {contract.time.logical}")
+    try:
+        return fastavro.parse_schema(plain_schema(schema))
+    except SchemaParseException as error:
+        raise DecodeError(f"its schema cannot be read: {error}") from None
+
+
+def _is_time(field: Any, contract: Contract) -> bool:
+    return bool(field["name"] == contract.time.name and isinstance(field["type"], dict))

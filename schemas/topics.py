@@ -1,0 +1,106 @@
+"""Topics: names, settings and their creation."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from schemas.errors import FleetcastError, UnreachableError
+
+DAY_MS = 86_400_000
+MAX_MESSAGE_BYTES = 1_048_588  # Kafka's default
+DLQ_HEADROOM_BYTES = 65_536  # room for the headers that say why
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topic names; configuration, with these defaults."""
+
+    metrics: str = "server-metrics"
+    steps: str = "server-metrics.steps"
+    forecasts: str = "forecasts"
+    scores: str = "forecast-scores"
+    dlq: str = "server-metrics.dlq"
+
+    def settings(self) -> dict[str, dict[str, str]]:
+        """Topic configuration by name. What the retention costs is written down in docs/topics.md.
+
+        Event time belongs in the value: under CreateTime a replay of last year's data would be deleted at the next
+        clean-up, and the rules of event time need a timestamp that is part of the log.
+        """
+        common = {
+            "cleanup.policy": "delete",
+            "compression.type": "zstd",
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(MAX_MESSAGE_BYTES),
+        }
+        dlq_bytes = str(MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES)
+        return {
+            self.metrics: {**common, "retention.ms": str(7 * DAY_MS)},
+            self.steps: {**common, "retention.ms": str(7 * DAY_MS)},
+            self.forecasts: {**common, "retention.ms": str(2 * DAY_MS)},
+            self.scores: {**common, "retention.ms": str(30 * DAY_MS)},
+            self.dlq: {**common, "retention.ms": str(30 * DAY_MS), "max.message.bytes": dlq_bytes},
+        }
+
+
+def connect(config: dict[str, Any], timeout_s: float = 10) -> AdminClient:
+    """An admin client that has seen the broker.
+
+    Raises:
+        UnreachableError: when no broker answers in time.
+    """
+    admin = AdminClient(config)
+    try:
+        admin.list_topics(timeout=timeout_s)
+    except KafkaException as error:
+        servers = config.get("bootstrap.servers")
+        raise UnreachableError(
+            f"no Kafka broker answers at {servers}: {error.args[0].str()}. "
+            "Is it up? (--bootstrap-servers, FLEETCAST_BOOTSTRAP_SERVERS)"
+        ) from None
+    return admin
+
+
+def partition_counts(admin: AdminClient, names: list[str], timeout_s: float = 10) -> dict[str, int]:
+    """Partitions of those topics that exist."""
+    known = admin.list_topics(timeout=timeout_s).topics
+    return {name: len(known[name].partitions) for name in names if name in known and known[name].error is None}
+
+
+def create(
+    admin: AdminClient, topics: Topics, partitions: int = 6, replication_factor: int = 1, timeout_s: float = 30
+) -> dict[str, bool]:
+    """Create the topics that are missing; repeats safely.
+
+    The steps follow the input's partition count: each step lies in the partition of its events.
+
+    Returns:
+        Name to whether it was created now.
+
+    Raises:
+        FleetcastError: the broker refuses one.
+    """
+    there = partition_counts(admin, list(topics.settings()))
+    wanted = there.get(topics.metrics, partitions)
+    new = [
+        NewTopic(
+            name,
+            num_partitions=wanted if name == topics.steps else partitions,
+            replication_factor=replication_factor,
+            config=config,
+        )
+        for name, config in topics.settings().items()
+        if name not in there
+    ]
+    created = dict.fromkeys(topics.settings(), False)
+    for name, future in (admin.create_topics(new, operation_timeout=timeout_s) if new else {}).items():
+        try:
+            future.result(timeout_s)
+            created[name] = True
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another `topics create` was quicker
+                raise FleetcastError(f"topic {name}: {error.args[0].str()}") from None
+    return created
