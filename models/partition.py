@@ -1,0 +1,146 @@
+"""One partition's log in, closed steps and windows out: a deterministic function of the log, however it is chunked."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.steps import NEVER, OpenSteps
+from models.windows import ClosedSteps, WindowBatch, Windows
+from schemas.batch import EventBatch, Ints, Rejection
+from schemas.contract import Contract
+from schemas.validation import ahead, rows_without, validate
+
+_GATHER_ROWS = 1024  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
+
+
+@dataclass(frozen=True, slots=True)
+class DueWindows:
+    """Windows due for a forecast, beside the steps they end with (rows of one ``ClosedSteps``)."""
+
+    steps: ClosedSteps
+    keys: list[str]
+    windows: WindowBatch
+
+
+class Partition:
+    """State of one input partition: its servers' open steps and windows."""
+
+    def __init__(self, contract: Contract, history_steps: int | None = None, *, evict: bool = True) -> None:
+        """Nothing seen yet.
+
+        Args:
+            contract: the rules.
+            history_steps: keep so many steps of each server instead of what serving needs.
+            evict: forget servers that fell silent for longer than a window survives.
+        """
+        self.contract = contract
+        self._open = OpenSteps(contract)
+        self._windows = Windows(contract, history_steps)
+        self._slots: dict[str, int] = {}
+        self._keys: list[str] = []
+        self._free: list[int] = []
+        self._evict = evict
+
+    @property
+    def servers(self) -> int:
+        """Servers with a window or an open step."""
+        return len(self._slots)
+
+    @property
+    def keys(self) -> list[str]:
+        """Server of each slot."""
+        return self._keys
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """Steps that end at or before it are closed; None before the first event."""
+        return None if self._open.latest_ms == NEVER else self._open.watermark_ms
+
+    @property
+    def windows(self) -> Windows:
+        """The windows themselves, for those who gather by their own choice (training)."""
+        return self._windows
+
+    def first_open_offset(self) -> int | None:
+        """The smallest offset whose event still sits in an open step; None where none does."""
+        return self._open.first_open_offset()
+
+    def advance(
+        self, batch: EventBatch, offset: Ints, record_time: Ints | None = None
+    ) -> tuple[Iterator[tuple[ClosedSteps, Iterator[DueWindows]]], list[Rejection]]:
+        """Feed events in the log's order.
+
+        Args:
+            batch: decoded events.
+            offset: [n] their offsets.
+            record_time: [n] their records' timestamps in ms; None where the log has none (a file).
+
+        Returns:
+            Closed steps in parts, each with its due windows in blocks, and the events that were refused. Exhaust the
+            parts, and each part's windows before the next part, before feeding more: they read the live rings.
+        """
+        rejected = validate(batch, self.contract)
+        if record_time is None:
+            record_time = batch.time
+        else:
+            known = {r.row for r in rejected}
+            rejected += [r for r in ahead(batch, record_time, self.contract) if r.row not in known]
+        rows = np.flatnonzero(rows_without(rejected, len(batch)))
+        late = self._open.is_late(batch.time[rows], record_time[rows])
+        rejected += [self._late(int(row), batch) for row in rows[late]]
+        rows = rows[~late]
+        events = batch.take(rows)
+        before = self._open.closed_before
+        cells = self._open.advance(self._slots_of(events), events, record_time[rows], offset[rows])
+        cells.closer[:] = rows[cells.closer]
+        return self._parts(Windows.parts(cells), before), sorted(rejected, key=lambda r: r.row)
+
+    def _parts(self, parts: list, before: int) -> Iterator[tuple[ClosedSteps, Iterator[DueWindows]]]:  # type: ignore[type-arg]
+        for cells in parts:
+            closed = self._windows.append(cells)
+            yield closed, self._due(closed)
+        if self._evict and self._open.closed_before > before:
+            self._forget(self._windows.expired(self._open.closed_before))
+
+    def _due(self, closed: ClosedSteps) -> Iterator[DueWindows]:
+        due = np.flatnonzero(closed.due)
+        for start in range(0, len(due), _GATHER_ROWS):
+            steps = closed.take(due[start : start + _GATHER_ROWS])
+            lengths = np.minimum(steps.available, self.contract.settings.encoder_steps)
+            windows = self._windows.gather(steps.slot, steps.step, lengths, steps.available, steps.enums)
+            yield DueWindows(steps, [self._keys[slot] for slot in steps.slot], windows)
+
+    def _late(self, row: int, batch: EventBatch) -> Rejection:
+        end = (int(batch.time[row]) // self.contract.step_ms + 1) * self.contract.step_ms
+        return Rejection(row, "late", f"its step ended at {end} ms and is closed")
+
+    def _slots_of(self, events: EventBatch) -> Ints:
+        slots = np.fromiter((self._slots.get(key, -1) for key in events.keys), np.int64, len(events))
+        for row in np.flatnonzero(slots < 0):
+            slots[row] = self._slot(events.keys[row])
+        self._open.grow(self._capacity())
+        self._windows.grow(self._capacity())
+        return slots
+
+    def _slot(self, key: str) -> int:
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._free.pop() if self._free else len(self._keys)
+            if slot == len(self._keys):
+                self._keys.append(key)
+            self._keys[slot] = key
+            self._slots[key] = slot
+        return slot
+
+    def _capacity(self) -> int:
+        """Rooms for the servers: grows by halves, so that a growing fleet is not copied at each newcomer."""
+        return 0 if not self._keys else max(8, 1 << (len(self._keys) - 1).bit_length())
+
+    def _forget(self, slots: NDArray[np.int64]) -> None:
+        slots = slots[~self._open.is_open(slots)]
+        self._windows.clear(slots)
+        for slot in slots.tolist():
+            del self._slots[self._keys[slot]]
+            self._free.append(slot)

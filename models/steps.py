@@ -1,0 +1,211 @@
+"""Steps by event time: events fall into steps, a watermark closes them.
+
+The rules, one partition's log at a time (design, "Event time, and exactly once"):
+
+- steps align to the Unix epoch; step ``s`` is [s * step_ms, (s + 1) * step_ms);
+- the watermark is the largest min(event time, record timestamp) seen, less the allowed lateness; it closes a step when
+  it reaches the step's end;
+- an event of a closed step is late; lateness is judged before the event moves the watermark.
+
+Everything is arrays over the fleet: an open step of a server is a cell ``[slot, step % width]``. A cell sums its events
+one after another in the log's order, so that no chunking of the log shows in a sum's last bit.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.batch import Codes, EventBatch, Floats, Ints, Objects
+from schemas.contract import Contract
+
+NEVER = np.iinfo(np.int64).min // 2
+_STEP_BITS = 38  # a step of one second in year 9999 needs 38
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """``n`` steps of servers, aggregated or being so.
+
+    Attributes:
+        slot, step: [n] which server, which step.
+        count: [n] events.
+        sums, counts: [n, reals] sum and number of the values that are not null.
+        last_time: [n] event time of the latest event, which gives ``enums`` and ``labels``.
+        first_offset: [n] offset of the first event.
+        closer: [n] row of the event that closed the step; -1 while open.
+    """
+
+    slot: Ints
+    step: Ints
+    count: Ints
+    sums: Floats
+    counts: NDArray[np.int32]
+    last_time: Ints
+    enums: Codes
+    labels: Objects
+    first_offset: Ints
+    closer: Ints
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Cells":
+        """The selected cells."""
+        return Cells(*(getattr(self, name)[rows] for name in Cells.__slots__))
+
+    @staticmethod
+    def concat(parts: "list[Cells]") -> "Cells":
+        """All cells, in order."""
+        return Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in Cells.__slots__))
+
+    def means(self) -> Floats:
+        """[n, reals] mean of the values present; NaN where there was none."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self.counts > 0, self.sums / np.maximum(self.counts, 1), np.nan)
+
+
+class OpenSteps:
+    """The open steps of one partition, and its watermark.
+
+    How many steps of one server can be open at once is bounded: none starts later than the watermark plus lateness
+    plus ``max_ahead_seconds``.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        """Nothing seen yet."""
+        settings = contract.settings
+        self._contract = contract
+        self._step_ms = contract.step_ms
+        self._lateness_ms = round(settings.allowed_lateness_seconds * 1000)
+        span_ms = self._lateness_ms + round(settings.max_ahead_seconds * 1000)
+        self._width = span_ms // self._step_ms + 2
+        self.latest_ms = NEVER
+        self._step: Ints = np.full((0, self._width), -1, np.int64)
+        self._cells = _blank(contract, 0)
+
+    @property
+    def watermark_ms(self) -> int:
+        """Steps that end at or before it are closed."""
+        return self.latest_ms - self._lateness_ms
+
+    @property
+    def closed_before(self) -> int:
+        """The first step that is not closed yet."""
+        return self.watermark_ms // self._step_ms
+
+    def grow(self, slots: int) -> None:
+        """Make room for that many servers."""
+        more = slots - len(self._step)
+        if more > 0:
+            self._step = np.concatenate([self._step, np.full((more, self._width), -1, np.int64)])
+            self._cells = Cells.concat([self._cells, _blank(self._contract, more * self._width)])
+
+    def is_late(self, time: Ints, record_time: Ints) -> NDArray[np.bool_]:
+        """Mask [n] of the events whose step was closed when they came, by events of the same chunk included."""
+        before: Ints = self._latest(time, record_time)[:-1] - self._lateness_ms
+        ends = (time // self._step_ms + 1) * self._step_ms
+        late: NDArray[np.bool_] = np.less_equal(ends, before)
+        return late
+
+    def advance(self, slot: Ints, batch: EventBatch, record_time: Ints, offset: Ints) -> Cells:
+        """Add events that are not late, in the log's order; returns the steps they closed.
+
+        Args:
+            slot: [n] the servers' slots; room was made for them.
+            batch: the events.
+            record_time: [n] timestamps of their records in ms.
+            offset: [n] offsets, ascending.
+
+        Returns:
+            Closed steps in the order of their closing (then step, then slot); ``closer`` is a row of ``batch``.
+        """
+        if not len(batch):
+            return _blank(self._contract, 0)
+        before = self.closed_before
+        latest = self._latest(batch.time, record_time)[1:]
+        cells = self._accumulate(slot, batch, offset)
+        self.latest_ms = int(latest[-1])
+        parts = [cells, self._remove_closed()] if self.closed_before > before else [cells]
+        cells = Cells.concat(parts)
+        closed = cells.step < self.closed_before
+        self._put(cells.take(~closed))
+        cells = cells.take(closed)
+        cells.closer[:] = np.searchsorted(latest - self._lateness_ms, (cells.step + 1) * self._step_ms)
+        return cells.take(np.lexsort((cells.slot, cells.step)))  # steps close in order, so this is by closer too
+
+    def first_open_offset(self) -> int | None:
+        """The smallest offset whose event still sits in an open step."""
+        held = self._cells.first_offset[self._step.ravel() >= 0]
+        return int(held.min()) if len(held) else None
+
+    def is_open(self, slots: Ints) -> NDArray[np.bool_]:
+        """Mask of the slots that have an open step."""
+        mask: NDArray[np.bool_] = (self._step[slots] >= 0).any(axis=1)
+        return mask
+
+    def _latest(self, time: Ints, record_time: Ints) -> Ints:
+        """[n + 1] the running largest min(event time, record time), before each event and after the last."""
+        latest: Ints = np.maximum.accumulate(np.concatenate([[self.latest_ms], np.minimum(time, record_time)]))
+        return latest
+
+    def _accumulate(self, slot: Ints, batch: EventBatch, offset: Ints) -> Cells:
+        """The cells of the chunk's events, taken out of the ring where they were open already."""
+        keys = (slot.astype(np.int64) << _STEP_BITS) | (batch.time // self._step_ms)
+        unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        cells = self._remove(unique >> _STEP_BITS, unique & ((1 << _STEP_BITS) - 1))
+        fresh = cells.count == 0
+        cells.first_offset[fresh] = offset[first[fresh]]
+        cells.count[:] += np.bincount(inverse, minlength=len(unique))
+        present = ~np.isnan(batch.reals)
+        columns = present.shape[1]
+        flat = (inverse[:, None] * columns + np.arange(columns)).ravel()
+        np.add.at(cells.sums.reshape(-1), flat, np.where(present, batch.reals, 0.0).ravel())
+        np.add.at(cells.counts.reshape(-1), flat, present.ravel().astype(np.int32))
+        by_time = np.lexsort((batch.time, inverse))  # stable: of equal times the higher offset comes last
+        last = by_time[np.searchsorted(inverse[by_time], np.arange(len(unique)), side="right") - 1]
+        newer = batch.time[last] >= cells.last_time
+        cells.last_time[newer] = batch.time[last[newer]]
+        cells.enums[newer] = batch.enums[last[newer]]
+        cells.labels[newer] = batch.labels[last[newer]]
+        return cells
+
+    def _remove(self, slot: Ints, step: Ints) -> Cells:
+        """Take the named cells out of the ring; those not there come blank."""
+        column = step % self._width
+        there = self._step[slot, column] == step
+        cells = _blank(self._contract, len(slot))
+        cells.slot[:], cells.step[:] = slot, step
+        self._copy(self._cells, cells, slot[there] * self._width + column[there], there)
+        self._step[slot[there], column[there]] = -1
+        return cells
+
+    def _remove_closed(self) -> Cells:
+        slot, column = np.nonzero((self._step >= 0) & (self._step < self.closed_before))
+        return self._remove(slot, self._step[slot, column])
+
+    def _put(self, cells: Cells) -> None:
+        column = cells.step % self._width
+        self._step[cells.slot, column] = cells.step
+        self._copy(cells, self._cells, slice(None), cells.slot * self._width + column)
+
+    @staticmethod
+    def _copy(source: Cells, target: Cells, rows: Ints | slice, to: Ints | NDArray[np.bool_]) -> None:
+        for name in Cells.__slots__:
+            getattr(target, name)[to] = getattr(source, name)[rows]
+
+
+def _blank(contract: Contract, n: int) -> Cells:
+    reals, enums, labels = len(contract.reals), len(contract.enums), len(contract.labels)
+    return Cells(
+        slot=np.zeros(n, np.int64),
+        step=np.zeros(n, np.int64),
+        count=np.zeros(n, np.int64),
+        sums=np.zeros((n, reals)),
+        counts=np.zeros((n, reals), np.int32),
+        last_time=np.full(n, NEVER, np.int64),
+        enums=np.full((n, enums), -1, np.int16),
+        labels=np.full((n, labels), None, dtype=object),
+        first_offset=np.zeros(n, np.int64),
+        closer=np.full(n, -1, np.int64),
+    )

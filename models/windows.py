@@ -1,0 +1,345 @@
+"""One bounded window per server, as rings over the fleet: gaps, held values, restarts, and tensors straight out of it.
+
+Gaps depend on the server alone (design, "Event time, and exactly once"): when its next observed step closes, a gap of
+at most ``max_gap_steps`` is filled with held steps first (count 0, last values); they count towards the window and are
+never due. A longer gap drops the window. The same code makes the windows of training and of serving.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.steps import Cells
+from schemas.batch import Codes, Floats, Ints, Objects
+from schemas.contract import Contract
+
+_SLACK_STEPS = 32  # steps that one chunk may append before its oldest due window must have been gathered
+_NONE = -1
+_UNSET = np.iinfo(np.int64).max // 2
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedSteps:
+    """``n`` closed steps as they are published, in the order of their closing.
+
+    Attributes:
+        slot, step, count: [n] server, step index since the epoch, events in it.
+        held: [n] no event; the values are those of the step before.
+        held_inputs: [n, inputs] the value is carried over from the step before.
+        reals: [n, reals] means; NaN is null. enums, labels: [n, ...] the last ones.
+        closer: [n] row of the event that closed the step.
+        available: [n] steps of the window up to and with this one.
+        due: [n] a forecast is due.
+    """
+
+    slot: Ints
+    step: Ints
+    count: Ints
+    held: NDArray[np.bool_]
+    held_inputs: NDArray[np.bool_]
+    reals: Floats
+    enums: Codes
+    labels: Objects
+    closer: Ints
+    available: Ints
+    due: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClosedSteps":
+        """The selected steps."""
+        return ClosedSteps(*(getattr(self, name)[rows] for name in ClosedSteps.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowBatch:
+    """Encoder windows of ``B`` servers, right-padded with zeros to the contract's ``encoder_steps`` (E).
+
+    Attributes:
+        reals: [B, E, inputs] float32, targets then covariates.
+        categories: [B, E, categories] int64, the symbol's position in the schema.
+        statics: [B, statics] int64.
+        lengths: [B] steps in the window. held: [B] how many of them were held.
+        last_step: [B] index of the last step since the epoch.
+        lag: [B, E + horizon, targets] float32, each target one season earlier, aligned like ``reals`` followed by the
+            horizon; without columns where the contract does not name ``season_lag``.
+    """
+
+    reals: NDArray[np.float32]
+    categories: Ints
+    statics: Ints
+    lengths: Ints
+    held: Ints
+    last_step: Ints
+    lag: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: NDArray[np.intp] | slice) -> "WindowBatch":
+        """The selected windows."""
+        return WindowBatch(*(getattr(self, name)[rows] for name in WindowBatch.__slots__))
+
+
+class Windows:
+    """The windows of one partition's servers."""
+
+    def __init__(self, contract: Contract, history_steps: int | None = None) -> None:
+        """Empty windows; ``history_steps`` keeps more than serving needs (all of a training history)."""
+        settings = contract.settings
+        self._contract = contract
+        self._lagged = "season_lag" in settings.known
+        needed = settings.encoder_steps + (settings.season_steps if self._lagged else 0)
+        self._ring = max(needed, history_steps or 0) + _SLACK_STEPS + settings.max_gap_steps
+        self._inputs = len(contract.inputs)
+        self._last_step: Ints = np.empty(0, np.int64)
+        self._first_step: Ints = np.empty(0, np.int64)
+        self._last_reals: Floats = np.empty((0, len(contract.reals)))
+        self._last_enums: Codes = np.empty((0, len(contract.enums)), np.int16)
+        self._last_labels: Objects = np.empty((0, len(contract.labels)), object)
+        self._values: NDArray[np.float32] = np.empty((0, self._ring, self._inputs), np.float32)
+        self._codes: Codes = np.empty((0, self._ring, len(contract.categories)), np.int16)
+        self._held: NDArray[np.bool_] = np.empty((0, self._ring), bool)
+
+    def grow(self, slots: int) -> None:
+        """Make room for that many servers."""
+        more = slots - len(self._last_step)
+        if more <= 0:
+            return
+
+        def longer(array: NDArray[Any], value: object) -> NDArray[Any]:
+            return np.concatenate([array, np.full((more, *array.shape[1:]), value, array.dtype)])
+
+        self._last_step = longer(self._last_step, _NONE)
+        self._first_step = longer(self._first_step, _UNSET)
+        self._last_reals = longer(self._last_reals, np.nan)
+        self._last_enums = longer(self._last_enums, -1)
+        self._last_labels = longer(self._last_labels, None)
+        self._values = longer(self._values, np.nan)
+        self._codes = longer(self._codes, -1)
+        self._held = longer(self._held, value=False)
+
+    def clear(self, slots: Ints) -> None:
+        """Forget those servers."""
+        self._last_step[slots] = _NONE
+        self._first_step[slots] = _UNSET
+        self._last_reals[slots] = np.nan
+        self._values[slots] = np.nan
+
+    def expired(self, closed_before: int) -> Ints:
+        """Slots whose window no further event can continue: passed by more than ``max_gap_steps``."""
+        limit = closed_before - 1 - self._contract.settings.max_gap_steps
+        return np.flatnonzero((self._last_step != _NONE) & (self._last_step < limit))
+
+    @staticmethod
+    def parts(cells: Cells) -> list[Cells]:
+        """Cut closed cells so that each part may be appended before any of its windows is gathered."""
+        if not len(cells):
+            return []
+        cuts, start = [], int(cells.step[0])
+        for boundary in np.flatnonzero(np.diff(cells.step)) + 1:
+            if cells.step[boundary] - start >= _SLACK_STEPS:
+                cuts.append(int(boundary))
+                start = int(cells.step[boundary])
+        edges = [0, *cuts, len(cells)]
+        return [cells.take(slice(a, b)) for a, b in pairwise(edges)]
+
+    def append(self, cells: Cells) -> ClosedSteps:
+        """Append closed steps (one of ``parts``) to the windows; returns them with the held ones between."""
+        rows = self._with_priors(cells)
+        rows = _fill(rows, self._inputs, self._contract.settings.max_gap_steps)
+        self._write(rows)
+        return self._closed(rows)
+
+    def gather(self, slots: Ints, steps: Ints, lengths: Ints, available: Ints, enums: Codes) -> WindowBatch:
+        """The windows that end with ``steps`` (inclusive), of ``lengths`` steps each.
+
+        Args:
+            slots: [B] the servers.
+            steps: [B] last step of each window.
+            lengths: [B] steps of each window, at most the contract's ``encoder_steps``.
+            available: [B] contiguous steps up to and with ``steps``, at least ``lengths``; older ones serve the lag.
+            enums: [B, enums] those of the last step, which give the statics.
+        """
+        settings, contract = self._contract.settings, self._contract
+        position = np.arange(settings.encoder_steps)
+        inside = position < lengths[:, None]
+        at = np.where(inside, steps[:, None] - lengths[:, None] + 1 + position, steps[:, None]) % self._ring
+        row = slots[:, None]
+        n_categories = len(contract.categories)
+        statics = enums[:, n_categories : n_categories + len(contract.statics)]
+        return WindowBatch(
+            reals=np.where(inside[..., None], self._values[row, at], np.float32(0)),
+            categories=np.where(inside[..., None], self._codes[row, at], 0).astype(np.int64),
+            statics=statics.astype(np.int64),
+            lengths=lengths.astype(np.int64),
+            held=(self._held[row, at] & inside).sum(axis=1),
+            last_step=steps.astype(np.int64),
+            lag=self._season_lag(slots, steps, lengths, available),
+        )
+
+    def future(self, slots: Ints, steps: Ints) -> NDArray[np.float32]:
+        """[B, horizon, targets] what was observed after ``steps``; NaN where nothing was, held steps included."""
+        settings = self._contract.settings
+        at = (steps[:, None] + 1 + np.arange(settings.horizon_steps)) % self._ring
+        seen = ~self._held[slots[:, None], at]
+        values = self._values[slots[:, None], at][..., : len(self._contract.targets)]
+        return np.where(seen[..., None], values, np.float32(np.nan))
+
+    def _season_lag(self, slots: Ints, steps: Ints, lengths: Ints, available: Ints) -> NDArray[np.float32]:
+        settings, targets = self._contract.settings, len(self._contract.targets)
+        width = settings.encoder_steps + settings.horizon_steps
+        if not self._lagged:
+            return np.zeros((len(slots), width, 0), np.float32)
+        # Behind the (right-padded) encoder the horizon follows at once: relative position 0 is the first forecast step.
+        position = np.arange(width)
+        relative = np.where(
+            position < settings.encoder_steps, position - lengths[:, None], position - settings.encoder_steps
+        )
+        wanted = steps[:, None] + 1 + relative - settings.season_steps
+        there = (wanted > steps[:, None] - available[:, None]) & (wanted <= steps[:, None])
+        at = np.where(there, wanted, steps[:, None]) % self._ring
+        lag = self._values[slots[:, None], at][..., :targets]
+        padded = (position < settings.encoder_steps) & (position >= lengths[:, None])
+        return np.where(padded[..., None], np.float32(0), lag)
+
+    def _with_priors(self, cells: Cells) -> "_Rows":
+        """The cells by server and step, each server led by the last step of its window."""
+        slots = np.unique(cells.slot)
+        n = len(slots)
+        blank = np.zeros(n, np.int64)
+        order = np.lexsort(
+            (
+                np.concatenate([np.full(n, -1), cells.step]),
+                np.concatenate([slots, cells.slot]),
+            )
+        )
+        return _Rows(
+            slot=np.concatenate([slots, cells.slot])[order],
+            step=np.concatenate([self._last_step[slots], cells.step])[order],
+            prior=(np.arange(n + len(cells)) < n)[order],
+            count=np.concatenate([blank, cells.count])[order],
+            closer=np.concatenate([blank, cells.closer])[order],
+            reals=np.concatenate([self._last_reals[slots], cells.means()])[order],
+            enums=np.concatenate([self._last_enums[slots], cells.enums])[order],
+            labels=np.concatenate([self._last_labels[slots], cells.labels])[order],
+            held=np.zeros(n + len(cells), bool),
+            held_inputs=np.zeros((n + len(cells), self._inputs), bool),
+            fresh=np.zeros(n + len(cells), bool),
+        )
+
+    def _write(self, rows: "_Rows") -> None:
+        real = ~rows.prior
+        slot, step = rows.slot[real], rows.step[real]
+        at = step % self._ring
+        self._values[slot, at] = rows.reals[real, : self._inputs]
+        self._codes[slot, at] = rows.enums[real, : self._codes.shape[2]]
+        self._held[slot, at] = rows.held[real]
+        last = np.append(slot[1:] != slot[:-1], True)
+        self._last_step[slot[last]] = step[last]
+        self._last_reals[slot[last]] = rows.reals[real][last]
+        self._last_enums[slot[last]] = rows.enums[real][last]
+        self._last_labels[slot[last]] = rows.labels[real][last]
+
+    def _closed(self, rows: "_Rows") -> ClosedSteps:
+        first = self._first_steps(rows)
+        available = np.maximum(rows.step - first + 1, 0)
+        settings = self._contract.settings
+        due = ~rows.held & (available >= settings.min_encoder_steps)
+        due &= (rows.step + 1) % settings.forecast_every_steps == 0
+        closed = ClosedSteps(
+            slot=rows.slot,
+            step=rows.step,
+            count=rows.count,
+            held=rows.held,
+            held_inputs=rows.held_inputs,
+            reals=rows.reals,
+            enums=rows.enums,
+            labels=rows.labels,
+            closer=rows.closer,
+            available=available,
+            due=due,
+        ).take(~rows.prior)
+        return closed.take(np.lexsort((closed.slot, closed.step, closed.closer)))
+
+    def _first_steps(self, rows: "_Rows") -> Ints:
+        """[n] the first step of each row's window: where its run began and every input was known."""
+        complete = ~np.isnan(rows.reals[:, : self._inputs]).any(axis=1)
+        index = np.arange(len(rows.step))
+        begin = np.maximum.accumulate(np.where(rows.prior | rows.fresh, index, 0))
+        # The first complete row at or after each row, if it lies before the row that asks.
+        running = np.maximum.accumulate(np.where(complete & ~rows.prior, 0, index + 1))  # last incomplete row + 1
+        start = np.maximum(begin, running)
+        inherited = rows.prior[begin] & (self._first_step[rows.slot] != _UNSET)
+        known = np.where(start <= index, rows.step[np.minimum(start, len(index) - 1)], _UNSET)
+        first = np.where(inherited, self._first_step[rows.slot], known)
+        last = np.append(rows.slot[1:] != rows.slot[:-1], True)
+        self._first_step[rows.slot[last]] = first[last]
+        return first
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows by server and step while they are appended; ``prior`` rows stand for what the window held before."""
+
+    slot: Ints
+    step: Ints
+    prior: NDArray[np.bool_]
+    count: Ints
+    closer: Ints
+    reals: Floats
+    enums: Codes
+    labels: Objects
+    held: NDArray[np.bool_]
+    held_inputs: NDArray[np.bool_]
+    fresh: NDArray[np.bool_]
+
+
+def _fill(rows: _Rows, inputs: int, max_gap: int) -> _Rows:
+    """Mark the rows that start a window afresh, carry over absent inputs, and insert the held steps."""
+    gap = np.diff(rows.step, prepend=_NONE) - 1
+    gap[rows.prior] = 0
+    before_none = np.append(False, rows.prior[:-1] & (rows.step[:-1] == _NONE))
+    rows.fresh = ~rows.prior & (before_none | (gap > max_gap))
+    gap[rows.fresh] = 0
+    _carry_over(rows, inputs)
+    return _insert_held(rows, gap, inputs)
+
+
+def _carry_over(rows: _Rows, inputs: int) -> None:
+    values = rows.reals[:, :inputs]
+    index = np.arange(len(values))
+    begin = np.maximum.accumulate(np.where(rows.prior | rows.fresh, index, 0))
+    present = ~np.isnan(values)
+    source = np.maximum.accumulate(np.where(present, index[:, None], -1), axis=0)
+    found = source >= begin[:, None]
+    carried = np.take_along_axis(values, np.maximum(source, 0), axis=0)
+    rows.held_inputs = ~present & found & ~rows.prior[:, None]
+    rows.reals[:, :inputs] = np.where(found, carried, np.nan)
+
+
+def _insert_held(rows: _Rows, gap: Ints, inputs: int) -> _Rows:
+    index = np.repeat(np.arange(len(gap)), gap + 1)
+    ends = np.cumsum(gap + 1)
+    back = ends[index] - 1 - np.arange(len(index))  # 0 for the row itself, k for the k-th step before it
+    held = back > 0
+    source = index - held  # held steps repeat the row before
+    held_inputs = rows.held_inputs[index]
+    held_inputs[held] = ~np.isnan(rows.reals[source[held], :inputs])
+    return _Rows(
+        slot=rows.slot[index],
+        step=rows.step[index] - back,
+        prior=rows.prior[index] & ~held,
+        count=np.where(held, 0, rows.count[index]),
+        closer=rows.closer[index],
+        reals=rows.reals[source],
+        enums=rows.enums[source],
+        labels=rows.labels[source],
+        held=held,
+        held_inputs=held_inputs,
+        fresh=rows.fresh[index],
+    )
