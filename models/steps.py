@@ -105,8 +105,7 @@ class OpenSteps:
         """Mask [n] of the events whose step was closed when they came, by events of the same chunk included."""
         before: Ints = self._latest(time, record_time)[:-1] - self._lateness_ms
         ends = (time // self._step_ms + 1) * self._step_ms
-        late: NDArray[np.bool_] = np.less_equal(ends, before)
-        return late
+        return np.asarray(ends <= before)
 
     def advance(self, slot: Ints, batch: EventBatch, record_time: Ints, offset: Ints) -> Cells:
         """Add events that are not late, in the log's order; returns the steps they closed.
@@ -141,8 +140,7 @@ class OpenSteps:
 
     def is_open(self, slots: Ints) -> NDArray[np.bool_]:
         """Mask of the slots that have an open step."""
-        mask: NDArray[np.bool_] = (self._step[slots] >= 0).any(axis=1)
-        return mask
+        return np.asarray((self._step[slots] >= 0).any(axis=1))
 
     def _latest(self, time: Ints, record_time: Ints) -> Ints:
         """[n + 1] the running largest min(event time, record time), before each event and after the last."""

@@ -84,6 +84,22 @@ class WindowBatch:
         """The selected windows."""
         return WindowBatch(*(getattr(self, name)[rows] for name in WindowBatch.__slots__))
 
+    def padded(self, rows: int) -> "WindowBatch":
+        """These windows, then full windows of zeros, ``rows`` in all."""
+        missing = rows - len(self)
+        if missing <= 0:
+            return self
+        columns = {}
+        for name in WindowBatch.__slots__:
+            array = getattr(self, name)
+            columns[name] = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        columns["lengths"][len(self) :] = self.reals.shape[1]
+        return WindowBatch(**columns)
+
+    def with_one_full(self) -> "WindowBatch":
+        """These windows, with one of zeros behind them where none is full: the network trims to the longest."""
+        return self if (self.lengths == self.reals.shape[1]).any() else self.padded(len(self) + 1)
+
 
 class Windows:
     """The windows of one partition's servers."""
@@ -189,6 +205,12 @@ class Windows:
         seen = ~self._held[slots[:, None], at]
         values = self._values[slots[:, None], at][..., : len(self._contract.targets)]
         return np.where(seen[..., None], values, np.float32(np.nan))
+
+    def past(self, slots: Ints, steps: Ints, available: Ints, back: Ints) -> NDArray[np.float32]:
+        """[B, k, targets] values ``back`` [k] steps before ``steps``; NaN before the window began."""
+        at = (steps[:, None] - back) % self._ring
+        values = self._values[slots[:, None], at][..., : len(self._contract.targets)]
+        return np.where((back < available[:, None])[..., None], values, np.float32(np.nan))
 
     def _season_lag(self, slots: Ints, steps: Ints, lengths: Ints, available: Ints) -> NDArray[np.float32]:
         settings, targets = self._contract.settings, len(self._contract.targets)

@@ -76,10 +76,9 @@ class ReferencePartition:
         seen = complete[-self.s.encoder_steps :]
         categories, statics = len(self.contract.categories), len(self.contract.statics)
         at = {w["step"]: w["reals"] for w in complete}
-        lag = []
-        if "season_lag" in self.s.known:
-            for wanted in range(step - len(seen) + 1, step + self.s.horizon_steps + 1):
-                lag.append(at.get(wanted - self.s.season_steps, complete[-1]["reals"])[: len(self.contract.targets)])
+        wanted = range(step - len(seen) + 1, step + self.s.horizon_steps + 1) if "season_lag" in self.s.known else []
+        targets, last = len(self.contract.targets), complete[-1]["reals"]
+        lag = [at.get(w - self.s.season_steps, last)[:targets] for w in wanted]
         return {
             "key": key, "step": step, "length": len(seen), "held": sum(w["held"] for w in seen),
             "reals": np.array([w["reals"][: self.inputs] for w in seen], np.float32),
