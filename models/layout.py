@@ -45,7 +45,7 @@ class Layout:
     """Names and order of the network's variables.
 
     Attributes:
-        static_reals: level and scale of each target. known: known reals, the relative time index last.
+        static_reals: the window's length, level and scale of each target. known: known reals, the relative time index last.
         observed: targets, then covariates. reals: all of them in the network's order.
         statics, categories: categorical variables; their symbols in ``vocabulary``, sorted as NaNLabelEncoder sorts.
     """
@@ -60,7 +60,8 @@ class Layout:
         self.targets = [variable(f.name) for f in contract.targets]
         self.covariates = [variable(f.name) for f in contract.covariates]
         self.observed = self.targets + self.covariates
-        self.static_reals = [f"{t}_{what}" for t in self.targets for what in ("center", "scale")]
+        scales = [f"{t}_{what}" for t in self.targets for what in ("center", "scale")]
+        self.static_reals = ["encoder_length", *scales]
         self.calendar = _calendar_names(contract.settings.known)
         self.lags = [f"{t}_season_lag" for t in self.targets] if "season_lag" in contract.settings.known else []
         self.known = [*self.calendar, *self.lags, "relative_time_idx"]
@@ -177,6 +178,7 @@ def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> Net
             :, None
         ]
         cont[..., layout.at(f"{name}_scale")] = scale_feature(scale[:, j], scaling.spread[name])[:, None]
+    cont[..., layout.at("encoder_length")] = ((lengths - 0.5 * encoder) / encoder * 2)[:, None]
     for j, name in enumerate(layout.covariates, start=n_targets):
         feature = covariate_feature(reals[..., j], *scaling.covariates[name])
         cont[:, :encoder, layout.at(name)] = torch.where(inside[..., 0], feature, 0)

@@ -31,7 +31,7 @@ class WindowNormalizer(EncoderNormalizer):
 
     def fit(self, y: pd.Series | np.ndarray | Tensor) -> "WindowNormalizer":
         """Centre and scale of [..., time]."""
-        values = torch.as_tensor(y.to_numpy() if isinstance(y, pd.Series) else y)
+        values = torch.as_tensor(y if isinstance(y, Tensor) else np.array(y))
         lengths = torch.full(values.shape[:-1], values.shape[-1])
         self.center_, self.scale_ = center_and_scale(values, lengths, self.scale_floor)
         return self

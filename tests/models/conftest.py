@@ -1,0 +1,59 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import artifact
+from models.artifact import Model, Trained
+from models.layout import Layout
+from models.network import NetworkSize, build_network
+from models.samples import History
+from models.scaling import fit_scaling
+from schemas.batch import EventBatch
+from schemas.contract import Contract
+
+START_MS = 1_767_225_600_000  # 2026-01-01, a Thursday
+
+
+def events(contract: Contract, servers: int, steps: int, seed: int = 0, missing: float = 0.1) -> EventBatch:
+    """Servers' samples twice a step, in time order, with gaps: random walks of very different sizes."""
+    rng = np.random.default_rng(seed)
+    per_step = 2
+    times = START_MS + np.arange(steps * per_step, dtype=np.int64) * (contract.step_ms // per_step)
+    n = len(times)
+    batches = []
+    for server in range(servers):
+        batch = EventBatch.allocate(contract, n)
+        batch.keys[:] = f"s{server}"
+        batch.time[:] = times
+        walk = np.abs(rng.normal(0, 10.0 ** (server % 3 - 1), batch.reals.shape).cumsum(0)) + 1
+        batch.reals[:] = np.minimum(walk, 100)
+        for column, field in enumerate(contract.enums):
+            batch.enums[:, column] = (
+                rng.integers(0, len(field.symbols), n) if field.role == "category" else server % len(field.symbols)
+            )
+        late_start = n // 2 if server % 2 else 0  # every second server is young: a short window
+        batches.append(batch.take((rng.random(n) > missing) & (np.arange(n) >= late_start)))
+    merged = EventBatch.concat(batches)
+    return merged.take(np.argsort(merged.time, kind="stable"))
+
+
+def random_model(contract: Contract, history: History, folder: Path, seed: int = 0) -> Model:
+    """A network with random weights that use every part of it, saved and loaded again as any artifact is."""
+    torch.manual_seed(seed)
+    layout = Layout(contract)
+    scaling = fit_scaling(layout, history.step, history.reals)
+    size = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8)
+    network = build_network(layout, scaling, size)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    trained = Trained(network, layout, scaling, size, unseen={}, metadata={})
+    return artifact.load(artifact.save(folder, "tft_model_20260101_000000", trained, card="random"))
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[[Contract, History], Model]:
+    return lambda contract, history: random_model(contract, history, tmp_path)
