@@ -1,0 +1,1 @@
+"""The service: decode, validate, window, infer, publish."""

@@ -1,0 +1,79 @@
+"""The one producer of the service: idempotent, backpressured, and loud when a record could not be delivered."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from consumer.messages import Outgoing
+from schemas.errors import FleetcastError, UnreachableError
+
+log = structlog.get_logger(__name__)
+_DEFAULTS: dict[str, Any] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "compression.type": "zstd",
+    "linger.ms": 5,
+    "partitioner": "murmur2_random",  # where a Java client would put the key
+    # A broker that is away is waited for: records stay queued rather than fail (retries are endless by default).
+    "delivery.timeout.ms": 2_147_483_647,
+    "queue.buffering.max.kbytes": 131_072,
+}
+
+
+class Outbox:
+    """Publishes records; ``flush`` returns only when every one of them is on the broker."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """``config``: librdkafka properties; they override the defaults."""
+        self._producer = Producer({**_DEFAULTS, **config})
+        self._failed: list[str] = []
+
+    def publish(self, records: Iterable[Outgoing]) -> int:
+        """Queue records in order, waiting while the queue is full; returns how many."""
+        count = 0
+        for record in records:
+            self._produce(record)
+            count += 1
+        self._producer.poll(0)
+        return count
+
+    def flush(self, timeout_s: float = 60) -> bool:
+        """Wait until all is delivered; False where the broker took longer than ``timeout_s``.
+
+        Raises:
+            FleetcastError: a record was refused for good (too large, say): the service must stop, not skip it.
+        """
+        left = self._producer.flush(timeout_s)
+        if self._failed:
+            raise FleetcastError(f"{len(self._failed)} records could not be delivered, the first: {self._failed[0]}")
+        return left == 0
+
+    def _produce(self, record: Outgoing) -> None:
+        partition = -1 if record.partition is None else record.partition  # -1: by the key
+        while True:
+            try:
+                self._producer.produce(
+                    record.topic,
+                    value=record.value,
+                    key=record.key,
+                    partition=partition,
+                    headers=list(record.headers),
+                    on_delivery=self._delivered,
+                )
+            except BufferError:  # the queue is full: let deliveries make room
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise _fatal(error.args[0], record.topic) from None
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed.append(f"{message.topic()}: {error.str()}")
+
+
+def _fatal(error: KafkaError, topic: str) -> FleetcastError:
+    kind = UnreachableError if error.retriable() else FleetcastError
+    return kind(f"cannot publish to {topic}: {error.str()}")
