@@ -49,16 +49,18 @@ class Service:
     def __init__(
         self,
         core: Core,
+        *,
         kafka: dict[str, Any],
         topics: Topics,
         options: ServiceOptions,
+        stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Join the group; nothing is read yet. ``kafka``: librdkafka properties for both clients."""
+        """Join the group; nothing is read yet. ``kafka``: librdkafka properties for both clients. ``stop``: ends it."""
         self.core = core
         self.started = clock()
         self._options, self._clock = options, clock
-        self._stop = threading.Event()
+        self._stop = stop
         self._next: dict[int, int] = {}
         self._retry_at: dict[int, float] = {}
         self._committed_at = self._busy_at = self._reported_at = self.started
@@ -74,10 +76,6 @@ class Service:
     def status(self) -> dict[str, Any]:
         """Figures for people and probes."""
         return {"ready": self.ready, "caught_up": self._inbox.caught_up, **self._figures()}
-
-    def stop(self) -> None:
-        """Ask for a clean end; safe from a signal handler."""
-        self._stop.set()
 
     def run(self) -> None:
         """Serve until stopped or idle.

@@ -1,0 +1,43 @@
+"""``fleetcast``: parse, wire, call."""
+
+import sys
+
+import click
+
+from fleetcast.commands import data, setup, stream, watch
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="fleetcast")
+def cli() -> None:
+    """Kafka in, calibrated forecasts out."""
+
+
+for command in (
+    data.generate, data.train, data.evaluate, data.forecast, data.model, setup.topics, setup.schemas,
+    stream.simulate, stream.replay, stream.consume, watch.tail, watch.up,
+):  # fmt: skip
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, and turn our errors into one line on stderr and an exit code."""
+    from schemas.errors import FleetcastError
+
+    try:
+        sys.exit(cli.main(arguments, prog_name="fleetcast", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; so is anyone who would read a complaint
+        sys.exit(0)
+    except FleetcastError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

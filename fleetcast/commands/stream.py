@@ -1,0 +1,164 @@
+"""``simulate``, ``replay``, ``consume``: the services on the stream."""
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetcast.options import Common, common, load_mapping, mapping_option
+from fleetcast.times import Speed, Time, factor
+
+if TYPE_CHECKING:
+    from producer.publish import Publisher
+
+SCENARIOS = click.Choice(["mixed", "healthy", "degrading", "critical"])
+
+
+def stop_on_signal() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts for good."""
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop
+
+
+def _publisher(common: Common, stop: threading.Event) -> "Publisher":
+    from producer.publish import Publisher
+    from schemas.codec import EventCodec
+    from schemas.registry import Registry
+    from schemas.topics import Topics
+
+    contract, topic = common.contract(), Topics().metrics
+    registry = Registry(common.registry_url)
+    schema_id = registry.schema_id(topic, contract.schema)
+    publisher = Publisher(common.kafka, topic, EventCodec(contract, registry), schema_id, stop)
+    publisher.connect()
+    return publisher
+
+
+@click.command()
+@click.option("--servers", type=click.IntRange(1), default=15, show_default=True)
+@click.option("--start", type=Time(), default="-25h", show_default=True, help="ISO time, or an offset from now.")
+@click.option("--until", type=Time(), help="End before this event time.")
+@click.option("--speed", type=Speed(), default="1", show_default=True, help="Seconds of event time a second, or max.")
+@click.option("--scenario", type=SCENARIOS, default="mixed", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.001),
+    default=60.0,
+    show_default=True,
+    help="Seconds between two samples of a server.",
+)
+@click.option("--count", type=click.IntRange(1), help="End after so many events.")
+@common
+def simulate(
+    *, common: Common, servers: int, start: int, until: int | None, speed: float | str, scenario: str, seed: int,
+    interval: float, count: int | None,
+) -> None:  # fmt: skip
+    """A fleet as a live stream: the first window at once, then at its speed, never later than now."""
+    from producer.fleet import Fleet
+    from producer.pacing import SystemClock
+    from producer.simulate import simulate as run
+
+    contract, stop = common.contract(), stop_on_signal()
+    fleet = Fleet(servers, seed, scenario, contract)
+    with _publisher(common, stop) as publisher:
+        published = run(
+            publisher, fleet, start_ms=start, until_ms=until, speed=factor(speed), interval_s=interval,
+            clock=SystemClock(), stop=stop, count=count,
+        )  # fmt: skip
+    click.echo(f"{published.rows} events published")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--speed", type=Speed(), default="max", show_default=True, help="Seconds of event time a second, or max.")
+@click.option("--count", type=click.IntRange(1), help="End after so many rows.")
+@mapping_option
+@common
+def replay(
+    *, common: Common, paths: tuple[Path, ...], speed: float | str, mapping_file: Path | None, count: int | None
+) -> None:
+    """Parquet files into the stream, in time order."""
+    from producer.pacing import SystemClock
+    from producer.replay import replay as run
+    from schemas.history import read_history
+
+    stop = stop_on_signal()
+    events = read_history(list(paths), common.contract(), load_mapping(mapping_file))
+    terminal = sys.stderr if sys.stderr.isatty() else None
+    with _publisher(common, stop) as publisher:
+        published = run(
+            publisher, events, speed=factor(speed), clock=SystemClock(), stop=stop, count=count, terminal=terminal
+        )
+    click.echo(f"{published.rows} of {len(events)} rows published")
+
+
+@click.command()
+@click.option("--model", "model_name", default="latest", show_default=True, metavar="DIR|latest")
+@click.option("--group-id", default="fleetcast", show_default=True)
+@click.option(
+    "--processing-guarantee",
+    type=click.Choice(["at_least_once"]),
+    default="at_least_once",
+    show_default=True,
+    help="exactly_once comes with the next release.",
+)
+@click.option(
+    "--http-port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Health over HTTP (/livez, /readyz, /status); 0 chooses a free port.",
+)
+@click.option("--instance-id", help="Name of this member, in logs and to the broker.")
+@click.option(
+    "--until-idle",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End when nothing came for so long and all was read.",
+)
+@common
+def consume(
+    *, common: Common, model_name: str, group_id: str, processing_guarantee: str, http_port: int,
+    instance_id: str | None, until_idle: float | None,
+) -> None:  # fmt: skip
+    """The service: windows, inference, forecasts."""
+    from consumer.core import Core
+    from consumer.health import health_server
+    from consumer.service import Service, ServiceOptions
+    from consumer.startup import check_topics, codecs, within
+    from models import artifact
+    from schemas.registry import Registry
+    from schemas.topics import Topics
+
+    stop, topics = stop_on_signal(), Topics()
+    model = artifact.load(artifact.find(model_name), common.contract())
+    registry = Registry(common.registry_url)
+    within(30, lambda: check_topics(common.kafka, topics))
+    core = Core(model, within(30, lambda: codecs(model, registry, topics)), topics)
+    kafka = {**common.kafka, "client.id": instance_id or "fleetcast"}
+    options = ServiceOptions(group_id=group_id, until_idle_seconds=until_idle)
+    service = Service(core, kafka=kafka, topics=topics, options=options, stop=stop)
+    log_start(model, processing_guarantee, group_id)
+    with health_server(http_port, service.status):
+        service.run()
+
+
+def log_start(model: Any, guarantee: str, group_id: str) -> None:
+    """What runs, in one line."""
+    import structlog
+
+    structlog.get_logger(__name__).info(
+        "consuming starts", model=model.version, contract=model.fingerprint[:12], group=group_id, guarantee=guarantee
+    )

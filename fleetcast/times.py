@@ -1,0 +1,67 @@
+"""Times on the command line: ISO (naive is UTC), or an offset from now such as ``-25h``."""
+
+import datetime as dt
+import re
+import time
+from collections.abc import Callable
+
+import click
+
+_OFFSET = re.compile(r"([+-])(\d+(?:\.\d+)?)(s|m|h|d)\Z")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def parse_time(text: str, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> int:
+    """Milliseconds since the epoch.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = text.strip()
+    if offset := _OFFSET.match(text):
+        sign = -1 if offset[1] == "-" else 1
+        return now_ms() + round(sign * float(offset[2]) * _SECONDS[offset[3]] * 1000)
+    if text == "now":
+        return now_ms()
+    moment = dt.datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return round(moment.timestamp() * 1000)
+
+
+class Time(click.ParamType):
+    """Click's view of ``parse_time``."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Milliseconds since the epoch."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_time(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither an ISO time nor an offset such as -25h", param, ctx)
+
+
+class Speed(click.ParamType):
+    """A factor, or ``max`` (None)."""
+
+    name = "speed"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """The factor; ``max`` stays, since click takes None for 'not given'."""
+        if value == "max":
+            return "max"
+        try:
+            factor = float(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor max", param, ctx)
+        if not 0 < factor < float("inf"):
+            self.fail(f"{value} is not a positive factor", param, ctx)
+        return factor
+
+
+def factor(speed: float | str) -> float | None:
+    """None for ``max``."""
+    return None if isinstance(speed, str) else speed
