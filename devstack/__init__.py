@@ -1,0 +1,6 @@
+"""A Kafka broker and a schema registry on this machine, without Docker. Imports nothing of ours."""
+
+from devstack.errors import StackError
+from devstack.stack import Stack, start_stack
+
+__all__ = ["Stack", "StackError", "start_stack"]

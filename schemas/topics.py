@@ -104,3 +104,12 @@ def create(
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another `topics create` was quicker
                 raise FleetcastError(f"topic {name}: {error.args[0].str()}") from None
     return created
+
+
+def touch(admin: AdminClient, topics: Topics, timeout_s: float = 10) -> None:
+    """Bring the topics into being on a broker that creates them on first use and knows no other way.
+
+    librdkafka's own broker is one: it gives each four partitions and no settings.
+    """
+    for name in topics.settings():
+        admin.list_topics(name, timeout=timeout_s)
