@@ -50,21 +50,23 @@ class _Check:
         if isinstance(writer, list):
             return [problem for branch in writer for problem in self.compare(reader, branch, where)]
         if isinstance(reader, list):
-            if any(not self.compare(branch, writer, where) for branch in reader):
-                return []
-            return [f"{where or 'schema'}: {_kind(writer)} is in no branch of the union"]
+            fits = any(not self.compare(branch, writer, where) for branch in reader)
+            return [] if fits else [f"{where or 'schema'}: {_kind(writer)} is in no branch of the union"]
+        return self._same_kind(reader, writer, where)
+
+    def _same_kind(self, reader: Any, writer: Any, where: str) -> list[str]:
         kinds = _kind(reader), _kind(writer)
         if kinds[0] != kinds[1]:
             promoted = kinds[0] in _PROMOTIONS.get(kinds[1], ())
             return [] if promoted else [f"{where or 'schema'}: {kinds[1]} cannot be read as {kinds[0]}"]
-        special = {"record": self._record, "enum": self._enum, "fixed": self._fixed}
-        if kinds[0] in special:
-            return special[kinds[0]](reader, writer, where)
-        if kinds[0] == "array":
-            return self.compare(reader["items"], writer["items"], f"{where}[]")
-        if kinds[0] == "map":
-            return self.compare(reader["values"], writer["values"], f"{where}{{}}")
-        return []
+        parts = {
+            "record": lambda: self._record(reader, writer, where),
+            "enum": lambda: self._enum(reader, writer, where),
+            "fixed": lambda: self._fixed(reader, writer, where),
+            "array": lambda: self.compare(reader["items"], writer["items"], f"{where}[]"),
+            "map": lambda: self.compare(reader["values"], writer["values"], f"{where}{{}}"),
+        }
+        return parts[kinds[0]]() if kinds[0] in parts else []
 
     def _record(self, reader: Any, writer: Any, where: str) -> list[str]:
         found = self._name(reader, writer, where)

@@ -111,13 +111,7 @@ def _fetch_kafka(folder: Path) -> None:
 def _fetch_apicurio(folder: Path) -> None:
     artifact = f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:tar.gz:all"
     with tempfile.TemporaryDirectory() as project:
-        _maven(
-            project,
-            "dependency:copy",
-            f"-Dartifact={artifact}",
-            f"-DoutputDirectory={project}",
-            "-Dmdep.useBaseVersion",
-        )
+        _maven(project, "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={project}")
         archive = next(Path(project).glob("*.tar.gz"))
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")

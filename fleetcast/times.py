@@ -29,7 +29,7 @@ def parse_time(text: str, now_ms: Callable[[], int] = lambda: time.time_ns() // 
     return round(moment.timestamp() * 1000)
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[int]):
     """Click's view of ``parse_time``."""
 
     name = "time"
@@ -44,7 +44,7 @@ class Time(click.ParamType):
             self.fail(f"{value!r} is neither an ISO time nor an offset such as -25h", param, ctx)
 
 
-class Speed(click.ParamType):
+class Speed(click.ParamType[float | str]):
     """A factor, or ``max`` (None)."""
 
     name = "speed"

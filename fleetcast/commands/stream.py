@@ -71,7 +71,7 @@ def simulate(
     from producer.simulate import simulate as run
 
     contract, stop = common.contract(), stop_on_signal()
-    fleet = Fleet(servers, seed, scenario, contract)
+    fleet = Fleet(contract, servers, seed, scenario)
     with _publisher(common, stop) as publisher:
         published = run(
             publisher, fleet, start_ms=start, until_ms=until, speed=factor(speed), interval_s=interval,
