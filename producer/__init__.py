@@ -1,0 +1,1 @@
+"""Events into the stream: the simulated fleet and the replay of files. Imports schemas; never models, never torch."""

@@ -86,7 +86,7 @@ def train(
     )  # fmt: skip
     trained = run(contract, events, options)
     version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
-    folder = save(output, version, trained, model_card(version, trained))
+    folder = save(output, version, trained, model_card(version, trained, None))
     click.echo(folder)
 
 
