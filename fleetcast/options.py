@@ -11,8 +11,10 @@ import click
 if TYPE_CHECKING:
     from schemas.contract import Contract
     from schemas.mapping import Mapping
+    from schemas.topics import Topics
 
 F = TypeVar("F", bound=Callable[..., Any])
+_TOPICS = "fleetcast.topics"
 _SECRET = ("password", "secret", "key.pem", "token")
 
 
@@ -21,18 +23,24 @@ class Common:
     """What every command knows.
 
     Attributes:
-        kafka: librdkafka properties. registry_url: of the schema registry.
-        contract_file: None for the shipped one.
+    XX        contract_file: None for the shipped one.
     """
 
     kafka: dict[str, str]
     registry_url: str
     contract_file: Path | None
+    topic_names: dict[str, str]
 
     def __repr__(self) -> str:
         """Without passwords."""
         shown = {k: "***" if any(s in k for s in _SECRET) else v for k, v in self.kafka.items()}
         return f"Common(kafka={shown}, registry_url={self.registry_url!r}, contract_file={self.contract_file})"
+
+    def topics(self) -> "Topics":
+        """The topic names."""
+        from schemas.topics import Topics
+
+        return Topics(**self.topic_names)
 
     def contract(self) -> "Contract":
         """The contract that was asked for."""
@@ -71,7 +79,8 @@ def common(command: F) -> F:
         bootstrap_servers: str, registry_url: str, properties: dict[str, str], contract_file: Path | None, **rest: Any
     ) -> Any:
         kafka = {"bootstrap.servers": bootstrap_servers, **properties}
-        return command(common=Common(kafka, registry_url, contract_file), **rest)
+        names = click.get_current_context().meta.get(_TOPICS, {})
+        return command(common=Common(kafka, registry_url, contract_file, names), **rest)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
@@ -117,7 +126,7 @@ def _logs(_: click.Context, __: click.Parameter, level: str) -> None:
 def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
     """Defaults from the file: top-level names for all commands, a table named like a command for that one.
 
-    ``[kafka]`` holds librdkafka properties.
+    ``[kafka]`` holds librdkafka properties, ``[topics]`` the names of topics.
     """
     if file is None:
         return
@@ -131,6 +140,7 @@ def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
     own |= values.get(ctx.info_name or "", {})
     if "kafka" in values:
         own["properties"] = [f"{k}={v}" for k, v in values["kafka"].items()]
+    ctx.meta[_TOPICS] = _topic_names(values.get("topics", {}), file)
     if "contract" in own:
         own["contract_file"] = own.pop("contract")
     if "mapping" in own:
@@ -140,3 +150,11 @@ def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
     if unknown := set(values.get(ctx.info_name or "", {})) - known - {"contract", "mapping"}:
         raise click.BadParameter(f"{file}: [{ctx.info_name}] has no option {min(unknown)!r}")
     ctx.default_map = {**(ctx.default_map or {}), **own}
+
+
+def _topic_names(table: dict[str, object], file: Path) -> dict[str, str]:
+    known = ("metrics", "steps", "forecasts", "scores", "dlq")
+    for name, value in table.items():
+        if name not in known or not isinstance(value, str):
+            raise click.BadParameter(f"{file}: [topics] {name} = {value!r}: names of {', '.join(known)} are text")
+    return {name: str(value) for name, value in table.items()}

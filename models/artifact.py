@@ -139,9 +139,9 @@ def save(root: Path, version: str, trained: Trained, card: str) -> Path:
         tensors = {name: t.detach().cpu().contiguous() for name, t in _distinct(trained.network).items()}
         weights_metadata = {"contract_fingerprint": config.contract_fingerprint, "model_version": version}
         safetensors.torch.save_file(tensors, temporary / WEIGHTS, metadata=weights_metadata)
-        (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
-        (temporary / METADATA).write_text(json.dumps(trained.metadata, indent=2) + "\n")
-        (temporary / CARD).write_text(card)
+        (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        (temporary / METADATA).write_text(json.dumps(trained.metadata, indent=2) + "\n", encoding="utf-8")
+        (temporary / CARD).write_text(card, encoding="utf-8")
         temporary.chmod(0o755)
         temporary.replace(final)
     except BaseException:
@@ -160,6 +160,7 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
     config = _read_config(folder)
     try:
         own = Contract(config.contract)
+        layout = Layout(own)
     except ContractError as error:
         raise ArtifactError(f"{folder / CONFIG}: its contract: {error}") from None
     if contract is not None and (found := differences(own, contract)):
@@ -169,7 +170,6 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
             f"{folder / CONFIG}: the contract's fingerprint is {fingerprint(own)}, "
             f"but contract_fingerprint says {config.contract_fingerprint}"
         )
-    layout = Layout(own)
     if layout.vocabulary != config.vocabulary:
         raise ArtifactError(f"{folder / CONFIG}: vocabulary {config.vocabulary} is not that of its contract")
     if config.stages != STAGES:
@@ -197,7 +197,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not JSON: {error}") from None
 
 
@@ -221,8 +221,9 @@ def _scaling(folder: Path, config: Config, layout: Layout) -> Scaling:
     for what, (values, names) in wanted.items():
         if sorted(values) != sorted(names):
             raise ArtifactError(f"{folder / CONFIG}: scaling.{what} is of {sorted(values)}, not of {sorted(names)}")
-    for name, value in (*given.floor.items(), *given.spread.items()):
-        if not 0 < value < float("inf"):
+    deviations = [(name, deviation) for name, (_, deviation) in given.covariates.items()]
+    for name, value in (*given.floor.items(), *given.spread.items(), *deviations):
+        if value <= 0:
             raise ArtifactError(f"{folder / CONFIG}: scaling of {name} is {value}, not a positive number")
     if unknown := set(given.constant) - set(layout.reals):
         raise ArtifactError(f"{folder / CONFIG}: scaling.constant names unknown inputs {sorted(unknown)}")
@@ -247,8 +248,12 @@ def _read_network(folder: Path, config: Config, layout: Layout, scaling: Scaling
         expected = {n: list(t.shape) for n, t in _distinct(build_network(layout, scaling, config.network)).items()}
     header = _read_header(path)
     weights_metadata = header.pop("__metadata__", {})
-    if weights_metadata.get("contract_fingerprint") != config.contract_fingerprint:
-        raise ArtifactError(f"{path}: its fingerprint is not the one in {CONFIG}: the files are of two models")
+    for name in ("contract_fingerprint", "model_version"):
+        if weights_metadata.get(name) != getattr(config, name):
+            raise ArtifactError(
+                f"{path}: its {name} is {weights_metadata.get(name)}, {CONFIG} says {getattr(config, name)}: "
+                "the files are of two models"
+            )
     found = {name: entry.get("shape") for name, entry in header.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -45,7 +45,8 @@ class Layout:
     """Names and order of the network's variables.
 
     Attributes:
-        static_reals: the window's length, level and scale of each target. known: known reals, the relative time index last.
+        static_reals: the window's length, then level and scale of each target.
+        known: known reals, the relative time index last.
         observed: targets, then covariates. reals: all of them in the network's order.
         statics, categories: categorical variables; their symbols in ``vocabulary``, sorted as NaNLabelEncoder sorts.
     """

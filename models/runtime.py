@@ -4,7 +4,9 @@ Stages after the network, in order: denormalise, bounds, sort. Windows run in bl
 else happens to be due never shows in a server's numbers.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +44,8 @@ class Runtime:
         self._layout = layout
         self._scaling = scaling
         self._network = network.eval()
+        # A block a core, one thread each: threads inside an operator wait for each other, badly on a busy machine.
+        self._workers = ThreadPoolExecutor(_cores(), "runtime", initializer=lambda: torch.set_num_threads(1))
         targets = layout.contract.targets
         self._low = torch.tensor([-np.inf if f.minimum is None else f.minimum for f in targets], dtype=torch.float32)
         self._high = torch.tensor([np.inf if f.maximum is None else f.maximum for f in targets], dtype=torch.float32)
@@ -54,16 +58,21 @@ class Runtime:
         ordered = bounded.sort(dim=-1).values.permute(0, 2, 3, 1).contiguous()
         return Quantiles(ordered.numpy(), finite.numpy())
 
-    @torch.inference_mode()
     def raw(self, windows: WindowBatch) -> Tensor:
         """[B, horizon, targets, quantiles] denormalised network output, equal to the library's own ``predict()``."""
         settings = self._layout.contract.settings
         shape = (len(windows), settings.horizon_steps, len(self._layout.targets), len(settings.quantiles))
         out = torch.empty(shape)
-        for rows, block in _blocks(windows, settings.encoder_steps):
-            inputs = network_input(self._layout, self._scaling, block)
-            out[rows] = denormalise(forward(self._network, inputs), inputs)[: len(rows)]
+        blocks = _blocks(windows, settings.encoder_steps)
+        for rows, values in self._workers.map(self._block, blocks):
+            out[rows] = values
         return out
+
+    @torch.inference_mode()
+    def _block(self, block: tuple[NDArray[np.intp], WindowBatch]) -> tuple[NDArray[np.intp], Tensor]:
+        rows, windows = block
+        inputs = network_input(self._layout, self._scaling, windows)
+        return rows, denormalise(forward(self._network, inputs), inputs)[: len(rows)]
 
 
 def _blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:
@@ -77,3 +86,8 @@ def _blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[
         for start in range(0, len(group), room):
             rows = group[start : start + room]
             yield rows, windows.take(rows).padded(BLOCK_ROWS)
+
+
+def _cores() -> int:
+    """Cores that this process may use (``os.process_cpu_count`` of Python 3.13)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -12,6 +12,7 @@ from schemas.contract import Contract
 from schemas.errors import DataError
 
 _CHUNK_ROWS = 65_536
+_MOST_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class History:
         if not len(events):
             raise DataError("the data holds no events")
         self.contract = contract
-        span = int(np.ptp(events.time)) // contract.step_ms + 1
+        span = _span(contract, events)
         self._partition = Partition(contract, span + contract.settings.horizon_steps, evict=False)
         parts = []
         self.refused: dict[str, int] = {}
@@ -93,3 +94,21 @@ class History:
     def past(self, samples: Samples, steps_back: Ints) -> NDArray[np.float32]:
         """[B, k, targets] values ``steps_back`` [k] steps before each window's end (0 is the end); NaN if unknown."""
         return self._partition.windows.past(samples.slot, samples.step, samples.available, steps_back)
+
+
+def _span(contract: Contract, events: EventBatch) -> int:
+    """Steps between the first and the last event, if that many can be kept for every server.
+
+    Raises:
+        DataError: they cannot; most likely one event's clock is far off.
+    """
+    span = int(np.ptp(events.time)) // contract.step_ms + 1
+    servers = len(set(events.keys.tolist()))
+    needed = span * servers * (4 * len(contract.inputs) + 2 * len(contract.categories) + 2)
+    if needed > _MOST_BYTES:
+        first, last = (str(np.datetime64(int(t), "ms")) for t in (events.time.min(), events.time.max()))
+        raise DataError(
+            f"the data spans {span} steps of {servers} servers, from {first} to {last}: {needed >> 30} GiB of windows. "
+            "Is a clock far off? If not, give less of it at once"
+        )
+    return span

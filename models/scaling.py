@@ -7,6 +7,8 @@ from schemas.batch import Floats, Ints
 
 # Small against persistence's own error, and enough that a constant window does not blow up its own noise.
 _FLOOR = 0.01
+# Windows are float32: what varies by less than this part of its size is a constant and the rounding of its sums.
+_ROUNDING = 1e-6
 
 
 def fit_scaling(layout: Layout, steps: Ints, reals: Floats) -> Scaling:
@@ -23,6 +25,8 @@ def fit_scaling(layout: Layout, steps: Ints, reals: Floats) -> Scaling:
     for column, name in enumerate(layout.observed):
         values = reals[:, column][np.isfinite(reals[:, column])]
         mean, deviation = (float(values.mean()), float(values.std())) if len(values) else (0.0, 0.0)
+        if deviation <= _ROUNDING * abs(mean):
+            deviation = 0.0
         if name in layout.targets:
             level[name], spread[name] = mean, deviation or _fallback(mean, contract.targets[column].maximum)
         else:

@@ -19,6 +19,7 @@ import numpy as np
 import structlog
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -27,6 +28,7 @@ from models.layout import Layout, NetworkInput, Scaling, network_input, variable
 from models.network import NetworkSize, build_network, forward
 from models.samples import History, Samples
 from models.scaling import fit_scaling
+from models.windows import WindowBatch
 from schemas.batch import EventBatch, Ints
 from schemas.contract import Contract
 from schemas.errors import DataError
@@ -40,14 +42,14 @@ _STEP_WEIGHT = 0.75
 class TrainingOptions(Strict):
     """What a user may choose."""
 
-    epochs: int = 20
-    seed: int = 0
+    epochs: int = Field(default=20, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     size: NetworkSize = NetworkSize()
-    epoch_windows: int = 6_000
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    validation_fraction: float = 0.2
+    epoch_windows: int = Field(default=6_000, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +70,35 @@ def split(history: History, fraction: float) -> Split:
     settings = history.contract.settings
     first, last = int(history.step.min()), int(history.step.max())
     needed = settings.min_encoder_steps + 2 * settings.horizon_steps
-    if last - first + 1 < needed or not len(history.samples):
+    if last - first + 1 < needed:
         raise DataError(
             f"the data spans {last - first + 1} steps of {settings.step_seconds} s; training needs at least "
-            f"min_encoder_steps + 2 x horizon_steps = {needed} without a gap of more than {settings.max_gap_steps}"
+            f"min_encoder_steps + 2 x horizon_steps = {needed}"
         )
     cut = max(last + 1 - max(round(fraction * (last - first + 1)), settings.horizon_steps), first)
     ends = history.samples.step + settings.horizon_steps
     train = history.samples.take(ends < cut)
     validation = history.samples.take((history.samples.step + 1 >= cut) & (ends <= last))
     if not len(train):
-        raise DataError(f"no server has an unbroken window of {settings.min_encoder_steps} steps before a horizon")
+        raise DataError(
+            f"no server has an unbroken window of {settings.min_encoder_steps} steps before a horizon: "
+            f"a gap of more than max_gap_steps = {settings.max_gap_steps} ends a window"
+        )
     return Split(train, validation, cut)
 
 
 class WindowStream(IterableDataset):  # type: ignore[type-arg]
-    """One epoch of batches: windows drawn at random without replacement, half of them of random shorter length."""
+    """One epoch of batches: windows drawn at random without replacement, half of them of random shorter length.
+
+    Attributes:
+        seen: by category or static of the contract, the symbols' positions that were in any window so far.
+    """
 
     def __init__(self, history: History, samples: Samples, options: TrainingOptions) -> None:
         """``samples`` to draw from."""
         self._history, self._samples, self._options = history, samples, options
+        contract = history.contract
+        self.seen: dict[str, set[int]] = {f.name: set() for f in (*contract.categories, *contract.statics)}
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -101,14 +112,24 @@ class WindowStream(IterableDataset):  # type: ignore[type-arg]
         rows = rng.permutation(len(self._samples))[: self._options.epoch_windows]
         for start in range(0, len(rows), self._options.batch_size):
             samples = self._samples.take(rows[start : start + self._options.batch_size])
-            yield self._history.windows(samples, self._lengths(samples, rng)), _future(self._history, samples)
+            windows = self._history.windows(samples, self._lengths(samples, rng))
+            self._note(windows)
+            yield windows, _future(self._history, samples)
 
     def _lengths(self, samples: Samples, rng: np.random.Generator) -> Ints:
-        """Lengths between min_encoder_steps and what there is; the first of a batch full, as ``forward`` needs."""
+        """Lengths between min_encoder_steps and what there is."""
         settings = self._history.contract.settings
         full = np.minimum(samples.available, settings.encoder_steps)
         random = rng.integers(settings.min_encoder_steps, full + 1)
         return np.where(rng.random(len(full)) < 0.5, random, full)
+
+    def _note(self, windows: WindowBatch) -> None:
+        contract = self._history.contract
+        inside = np.arange(windows.categories.shape[1]) < windows.lengths[:, None]
+        for column, field in enumerate(contract.categories):
+            self.seen[field.name].update(np.unique(windows.categories[inside][:, column]).tolist())
+        for column, field in enumerate(contract.statics):
+            self.seen[field.name].update(np.unique(windows.statics[:, column]).tolist())
 
 
 def _future(history: History, samples: Samples) -> Tensor:
@@ -123,6 +144,7 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.network = build_network(layout, scaling, options.size)
         self.best: dict[str, Tensor] = {}
+        self._best_score = math.inf
         self.losses: list[dict[str, float]] = []
         self._layout, self._scaling, self._options, self._steps = layout, scaling, options, steps
         horizon = layout.contract.settings.horizon_steps
@@ -165,7 +187,8 @@ class Training(lightning.LightningModule):
             entry["validation"] = float(np.average(values, weights=rows))
         self._train, self._validation = [], []
         score = entry.get("validation", entry["train"])
-        if not self.losses or score < min(e.get("validation", e["train"]) for e in self.losses):
+        if score < self._best_score:  # never true of NaN
+            self._best_score = score
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.losses.append(entry)
         log.info("epoch", epoch=len(self.losses), of=self._options.epochs, **{k: round(v, 4) for k, v in entry.items()})
@@ -196,7 +219,7 @@ def train(contract: Contract, events: EventBatch, options: TrainingOptions) -> T
     """Fit a TFT on all targets at once, from the contract alone.
 
     Raises:
-        DataError: too little data, or no usable window.
+        DataError: too little data, no usable window, or data that training diverges on.
     """
     started = time.perf_counter()
     lightning.seed_everything(options.seed, verbose=False)
@@ -215,8 +238,10 @@ def train(contract: Contract, events: EventBatch, options: TrainingOptions) -> T
     fitting = time.perf_counter()
     _fit(module, stream, _validation_batches(history, parts.validation, options), options.epochs)
     seconds = time.perf_counter() - fitting
+    if not module.best:
+        raise DataError("training diverged: the loss was not finite in any epoch (a lower learning rate may help)")
     module.network.load_state_dict(module.best)
-    unseen = _mean_for_unseen(module, history)
+    unseen = _mean_for_unseen(module, contract, stream.seen)
     rate = min(options.epoch_windows, len(parts.train)) * len(module.losses) / seconds
     metadata = {
         "events": len(events), "data_sha256": _digest(events), "servers": len(history.keys),
@@ -254,12 +279,15 @@ def _validation_batches(history: History, samples: Samples, options: TrainingOpt
     return [(history.windows(part), _future(history, part)) for part in chosen]
 
 
-def _mean_for_unseen(module: Training, history: History) -> dict[str, list[str]]:
-    """Give symbols that training never saw the mean of the trained embedding rows; returns them by variable."""
-    contract, unseen = history.contract, {}
-    for column, field in enumerate((*contract.categories, *contract.statics)):
+def _mean_for_unseen(module: Training, contract: Contract, codes: dict[str, set[int]]) -> dict[str, list[str]]:
+    """Give symbols that training never saw the mean of the trained embedding rows; returns them by variable.
+
+    ``codes``: by field, those seen in a training window. A symbol that only validation holds was not trained either.
+    """
+    unseen = {}
+    for field in (*contract.categories, *contract.statics):
         name = variable(field.name)
-        seen = {field.symbols[code] for code in np.unique(history.enums[:, column])}
+        seen = {field.symbols[code] for code in codes[field.name]}
         missing = [s for s in module.network.hparams.embedding_labels[name] if s not in seen]
         if missing:
             unseen[name] = missing

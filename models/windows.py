@@ -120,6 +120,9 @@ class Windows:
         self._values: NDArray[np.float32] = np.empty((0, self._ring, self._inputs), np.float32)
         self._codes: Codes = np.empty((0, self._ring, len(contract.categories)), np.int16)
         self._held: NDArray[np.bool_] = np.empty((0, self._ring), bool)
+        # What was carried over is no truth to train on or to judge by; serving needs no truth.
+        truths = len(contract.targets) if history_steps is not None else 0
+        self._carried: NDArray[np.bool_] = np.empty((0, self._ring, truths), bool)
 
     def grow(self, slots: int) -> None:
         """Make room for that many servers."""
@@ -138,6 +141,7 @@ class Windows:
         self._values = longer(self._values, np.nan)
         self._codes = longer(self._codes, -1)
         self._held = longer(self._held, value=False)
+        self._carried = longer(self._carried, value=False)
 
     def clear(self, slots: Ints) -> None:
         """Forget those servers."""
@@ -199,12 +203,14 @@ class Windows:
         )
 
     def future(self, slots: Ints, steps: Ints) -> NDArray[np.float32]:
-        """[B, horizon, targets] what was observed after ``steps``; NaN where nothing was, held steps included."""
+        """[B, horizon, targets] what was observed after ``steps``; NaN where nothing was, or it was carried over.
+
+        Only of windows that keep a history.
+        """
         settings = self._contract.settings
         at = (steps[:, None] + 1 + np.arange(settings.horizon_steps)) % self._ring
-        seen = ~self._held[slots[:, None], at]
         values = self._values[slots[:, None], at][..., : len(self._contract.targets)]
-        return np.where(seen[..., None], values, np.float32(np.nan))
+        return np.where(self._carried[slots[:, None], at], np.float32(np.nan), values)
 
     def past(self, slots: Ints, steps: Ints, available: Ints, back: Ints) -> NDArray[np.float32]:
         """[B, k, targets] values ``back`` [k] steps before ``steps``; NaN before the window began."""
@@ -261,6 +267,8 @@ class Windows:
         self._values[slot, at] = rows.reals[real, : self._inputs]
         self._codes[slot, at] = rows.enums[real, : self._codes.shape[2]]
         self._held[slot, at] = rows.held[real]
+        truths = self._carried.shape[2]
+        self._carried[slot, at] = rows.held_inputs[real, :truths] | rows.held[real, None]
         last = np.append(slot[1:] != slot[:-1], True)
         self._last_step[slot[last]] = step[last]
         self._last_reals[slot[last]] = rows.reals[real][last]

@@ -70,9 +70,8 @@ def train(
     batch_size: int, learning_rate: float, mapping_file: Path | None,
 ) -> None:  # fmt: skip
     """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
-    from models.card import model_card
-
     from models.artifact import save
+    from models.card import model_card
     from models.network import NetworkSize
     from models.train import TrainingOptions
     from models.train import train as run
@@ -105,13 +104,12 @@ def evaluate(
     """MAE, pinball loss and coverage of the model, beside persistence and seasonal-naive."""
     from models.evaluate import evaluate as run
     from models.evaluate import render
-
     from schemas.history import read_history
 
     model = load_model(model_name, common)
     events = read_history([data_path], model.contract, load_mapping(mapping_file))
     evaluation = run(model, events, max_windows=windows)
-    click.echo(json.dumps(evaluation.as_json(), indent=2) if as_json else render(evaluation))
+    click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else render(evaluation))
 
 
 @click.command()
@@ -130,7 +128,6 @@ def forecast(
 ) -> None:  # fmt: skip
     """The service's windows and numbers without Kafka: parquet in, forecasts as parquet out."""
     from models.offline import forecast_file
-
     from schemas.history import read_history
 
     model = load_model(model_name, common)

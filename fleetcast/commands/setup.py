@@ -16,9 +16,9 @@ def topics() -> None:
 @common
 def create_topics(common: Common, partitions: int, replication_factor: int) -> None:
     """Create what is missing; repeats safely."""
-    from schemas.topics import Topics, connect, create
+    from schemas.topics import connect, create
 
-    created = create(connect(common.kafka), Topics(), partitions, replication_factor)
+    created = create(connect(common.kafka), common.topics(), partitions, replication_factor)
     for name, new in created.items():
         click.echo(f"{'created' if new else 'exists '}  {name}")
 
@@ -30,9 +30,8 @@ def schemas() -> None:
 
 def _subjects(common: Common) -> dict[str, dict[str, object]]:
     from schemas.records import forecast_schema, step_schema
-    from schemas.topics import Topics
 
-    contract, topics = common.contract(), Topics()
+    contract, topics = common.contract(), common.topics()
     return {
         topics.metrics: contract.schema,
         topics.steps: step_schema(contract),

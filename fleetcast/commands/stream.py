@@ -35,9 +35,8 @@ def _publisher(common: Common, stop: threading.Event) -> "Publisher":
     from producer.publish import Publisher
     from schemas.codec import EventCodec
     from schemas.registry import Registry
-    from schemas.topics import Topics
 
-    contract, topic = common.contract(), Topics().metrics
+    contract, topic = common.contract(), common.topics().metrics
     registry = Registry(common.registry_url)
     schema_id = registry.schema_id(topic, contract.schema)
     publisher = Publisher(common.kafka, topic, EventCodec(contract, registry), schema_id, stop)
@@ -140,9 +139,8 @@ def consume(
     from consumer.startup import check_topics, codecs, within
     from models import artifact
     from schemas.registry import Registry
-    from schemas.topics import Topics
 
-    stop, topics = stop_on_signal(), Topics()
+    stop, topics = stop_on_signal(), common.topics()
     model = artifact.load(artifact.find(model_name), common.contract())
     registry = Registry(common.registry_url)
     within(30, lambda: check_topics(common.kafka, topics))

@@ -8,14 +8,14 @@ from fleetcast.times import Speed
 
 
 @click.command()
-@click.option("--topic", default="forecasts", show_default=True)
+@click.option("--topic", help="[default: forecasts]")
 @click.option("--server", help="Only this server.")
 @click.option("--from-beginning", is_flag=True, help="Also what is there already.")
 @click.option("--count", type=click.IntRange(1), help="End after so many records.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with ISO times.")
 @common
 def tail(
-    *, common: Common, topic: str, server: str | None, from_beginning: bool, count: int | None, as_json: bool
+    *, common: Common, topic: str | None, server: str | None, from_beginning: bool, count: int | None, as_json: bool
 ) -> None:
     """Decoded records as they come: forecasts as a line with spark bars."""
     from itertools import islice
@@ -25,7 +25,13 @@ def tail(
 
     key = common.contract().key.name
     stop = stop_on_signal()
-    found = reader.records(common.kafka, Registry(common.registry_url), topic, stop, from_beginning=from_beginning)
+    found = reader.records(
+        common.kafka,
+        Registry(common.registry_url),
+        topic or common.topics().forecasts,
+        stop,
+        from_beginning=from_beginning,
+    )
     mine = (r for r in found if server in (None, r.get("server_id", r.get(key))))
     for record in islice(mine, count):
         print(reader.as_json(record) if as_json else reader.as_line(record), flush=True)
