@@ -50,6 +50,11 @@ class Outbox:
             raise FleetcastError(f"{len(self._failed)} records could not be delivered, the first: {self._failed[0]}")
         return left == 0
 
+    def close(self) -> None:
+        """Drop what is not delivered; ``flush`` first to keep it."""
+        self._producer.purge()
+        self._producer.close()
+
     def _produce(self, record: Outgoing) -> None:
         partition = -1 if record.partition is None else record.partition  # -1: by the key
         while True:

@@ -89,6 +89,7 @@ class Service:
             self._commit()
         finally:
             self._inbox.close()
+            self._outbox.close()
         log.info("stopped", **self._figures())
 
     def _turn(self) -> None:

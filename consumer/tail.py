@@ -14,7 +14,7 @@ from schemas.errors import FleetcastError, UnreachableError
 from schemas.registry import Registry
 
 _BARS = "▁▂▃▄▅▆▇█"
-_SPARKS = 24
+_SPARKS = 12
 
 
 def records(
@@ -90,7 +90,7 @@ def as_line(record: dict[str, Any]) -> str:
     if "targets" not in record or "issued_at" not in record:
         return "  ".join(f"{k}={_short(v)}" for k, v in record.items() if v is not None)
     issued = record["issued_at"].strftime("%d %b %H:%M")
-    return f"{issued}  {record['server_id']:<22}" + "  ".join(map(_target, record["targets"]))
+    return f"{issued}  {record['server_id']:<16}" + "  ".join(map(_target, record["targets"]))
 
 
 def _target(target: dict[str, Any]) -> str:

@@ -245,6 +245,9 @@ def train(contract: Contract, events: EventBatch, options: TrainingOptions) -> T
     rate = min(options.epoch_windows, len(parts.train)) * len(module.losses) / seconds
     metadata = {
         "events": len(events), "data_sha256": _digest(events), "servers": len(history.keys),
+        "first_event_at": _iso(events.time[0]), "last_event_at": _iso(events.time[-1]),
+        "first_validation_at": _iso(parts.first_validation_step * contract.step_ms),
+        "first_validation_step": parts.first_validation_step,
         "refused_events": history.refused, "train_windows": len(parts.train),
         "validation_windows": len(parts.validation), "options": options.model_dump(mode="json"),
         "losses": module.losses, "windows_per_second": round(rate, 1),
@@ -296,6 +299,10 @@ def _mean_for_unseen(module: Training, contract: Contract, codes: dict[str, set[
             with torch.no_grad():
                 weight[[rows[s] for s in missing]] = weight[[rows[s] for s in sorted(seen)]].mean(0)
     return unseen
+
+
+def _iso(time_ms: int) -> str:
+    return f"{np.datetime64(int(time_ms), 'ms')}Z"
 
 
 def _digest(events: EventBatch) -> str:

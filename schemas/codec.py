@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import fastavro
 import numpy as np
-from fastavro.schema import SchemaParseException
 
 from schemas.batch import EventBatch, Rejection
 from schemas.contract import Contract
+from schemas.fields import describe_type
 
 MAGIC = 0
 HEADER = struct.Struct(">bI")
+_MAX_ID = 2**31 - 1  # registries count in Java's int: a larger one is noise, and nobody need be asked
 
 
 class WriterSchemas(Protocol):
@@ -53,11 +54,13 @@ def split(message: bytes | None) -> tuple[int, memoryview]:
     magic, schema_id = HEADER.unpack_from(message)
     if magic != MAGIC:
         raise DecodeError(f"the first byte is {magic}, not {MAGIC}: not Confluent's wire format")
+    if schema_id > _MAX_ID:
+        raise DecodeError(f"schema id {schema_id} cannot be: ids end at {_MAX_ID}")
     return schema_id, memoryview(message)[HEADER.size :]
 
 
 class RecordCodec:
-    """Encodes and decodes whole records (steps, forecasts) of one schema."""
+    """Encodes whole records (steps, forecasts) of one schema."""
 
     def __init__(self, schema: dict[str, Any], schema_id: int) -> None:
         """``schema_id`` is the registry's id of ``schema``."""
@@ -121,7 +124,13 @@ class EventCodec:
                 kept.append(position)
             except DecodeError as error:
                 rejected.append(Rejection(position, "decode", str(error)))
-        return self._columns(rows), kept, rejected
+        batch = self._columns(rows)
+        nan = _nan_for_null(rows, batch, self._contract)
+        if nan:  # rare, and seen only here: in the columns NaN means null
+            rejected += [Rejection(kept[row], "validate", reason) for row, reason in nan.items()]
+            good = [row for row in range(len(rows)) if row not in nan]
+            batch, kept = batch.take(good), [kept[row] for row in good]
+        return batch, kept, sorted(rejected, key=lambda r: r.row)
 
     def encode(self, batch: EventBatch, schema_id: int) -> list[bytes]:
         """One framed message an event."""
@@ -167,6 +176,17 @@ class EventCodec:
         return batch
 
 
+def _nan_for_null(rows: list[dict[str, Any]], batch: EventBatch, contract: Contract) -> dict[int, str]:
+    """By row the reason, where a nullable field holds NaN itself rather than null."""
+    found: dict[int, str] = {}
+    for column, field in enumerate(contract.reals):
+        if field.nullable:
+            for row in np.flatnonzero(np.isnan(batch.reals[:, column])).tolist():
+                if rows[row][field.name] is not None:
+                    found.setdefault(row, f"{field.name}: nan is not a finite number")
+    return found
+
+
 def event_records(batch: EventBatch, contract: Contract) -> Iterable[dict[str, Any]]:
     """The events as Avro records; NaN stands for null where the field is nullable."""
     columns: dict[str, list[Any]] = {
@@ -178,12 +198,12 @@ def event_records(batch: EventBatch, contract: Contract) -> Iterable[dict[str, A
         if field.avro in ("int", "long"):
             columns[field.name] = [None if np.isnan(v) else round(v) for v in values]
         elif field.nullable:
-            columns[field.name] = [None if np.isnan(v) else v for v in values.tolist()]
+            columns[field.name] = np.where(np.isnan(values), np.array(None), values).tolist()
         else:
             columns[field.name] = values.tolist()
     for column, field in enumerate(contract.enums):
         symbols = (*field.symbols, None)  # -1 is null
-        columns[field.name] = [symbols[code] for code in batch.enums[:, column]]
+        columns[field.name] = [symbols[code] for code in batch.enums[:, column].tolist()]
     for column, field in enumerate(contract.labels):
         columns[field.name] = batch.labels[:, column].tolist()
     names = tuple(columns)
@@ -203,17 +223,21 @@ def _check_writer(schema: dict[str, Any], contract: Contract) -> Any:
     Raises:
         DecodeError: another record, or its time has another unit.
     """
-    name = str(schema.get("name", schema.get("type"))) if isinstance(schema, dict) else str(schema)
-    if name.rpartition(".")[2] != contract.name:
-        raise DecodeError(f"the record is a {name}, not a {contract.name}")
-    logical = [f["type"].get("logicalType") for f in schema["fields"] if _is_time(f, contract)]
-    if logical and logical != [contract.time.logical]:
-        raise DecodeError(f"{contract.time.name} is a {logical[0]}, the contract says {contract.time.logical}")
+    name = str(schema.get("name", schema.get("type"))) if isinstance(schema, dict) else describe_type(schema)
+    if not isinstance(schema, dict) or schema.get("type") != "record" or name.rpartition(".")[2] != contract.name:
+        raise DecodeError(f"the value is a {name}, not the record {contract.name}")
     try:
-        return fastavro.parse_schema(plain_schema(schema))
-    except SchemaParseException as error:
-        raise DecodeError(f"its schema cannot be read: {error}") from None
+        parsed = fastavro.parse_schema(plain_schema(schema))
+    except Exception as error:  # fastavro's errors have no common base
+        raise DecodeError(f"its schema cannot be read: {error}") from error
+    for field in schema["fields"]:
+        unit = _logical_type(field["type"])
+        if field["name"] == contract.time.name and unit not in ("", contract.time.logical):
+            raise DecodeError(f"{contract.time.name} is a {unit}, the contract says {contract.time.logical}")
+    return parsed
 
 
-def _is_time(field: Any, contract: Contract) -> bool:
-    return bool(field["name"] == contract.time.name and isinstance(field["type"], dict))
+def _logical_type(avro_type: Any) -> str:
+    """The logicalType of a field's type, also within a union; ``""`` where it has none."""
+    branches = avro_type if isinstance(avro_type, list) else [avro_type]
+    return next((str(b["logicalType"]) for b in branches if isinstance(b, dict) and "logicalType" in b), "")

@@ -9,34 +9,38 @@ import json
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import fastavro
+from fastavro.schema import SchemaParseException
 from pydantic import Field, ValidationError, model_validator
 
 from schemas.errors import ContractError, InputError
-from schemas.fields import TIME_UNITS_PER_MS, ContractField, Strict, first_problem, read_field
+from schemas.fields import TIME_UNITS_PER_MS, ContractField, Number, Strict, first_problem, is_name, read_field
 
 SHIPPED = Path(__file__).with_name("metric_event.avsc")
 DAY_SECONDS = 86_400
 # Names that the records going out use themselves (schemas/records.py).
 RESERVED = ("server_id", "step_start", "step_seconds", "count", "held", "held_fields", "contract_fingerprint")
 Known = Literal["hour", "day_of_week", "month", "is_weekend", "time_of_day", "season_lag"]
+_INT_MAX = 2**31 - 1  # the records going out hold an Avro int
+Count = Annotated[int, Field(strict=True, ge=1, le=_INT_MAX)]
 
 
 class Settings(Strict):
     """The ``fleetcast`` attribute of the record. Durations are in steps or seconds, as their names say."""
 
-    step_seconds: int = Field(ge=1)
-    encoder_steps: int = Field(ge=2)
-    horizon_steps: int = Field(ge=1)
-    min_encoder_steps: int = Field(ge=1)
-    quantiles: tuple[float, ...] = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+    step_seconds: Count
+    encoder_steps: Annotated[int, Field(strict=True, ge=2, le=_INT_MAX)]
+    horizon_steps: Count
+    min_encoder_steps: Count
+    quantiles: tuple[Number, ...] = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
     known: tuple[Known, ...] = ()
-    season_steps: int = Field(ge=1)
-    allowed_lateness_seconds: float = Field(default=60, ge=0)
-    max_ahead_seconds: float = Field(default=300, ge=0)
-    max_gap_steps: int = Field(default=12, ge=0)
-    forecast_every_steps: int = Field(default=1, ge=1)
+    season_steps: Count
+    allowed_lateness_seconds: Annotated[float, Field(strict=True, ge=0)] = 60
+    max_ahead_seconds: Annotated[float, Field(strict=True, ge=0)] = 300
+    max_gap_steps: Annotated[int, Field(strict=True, ge=0, le=_INT_MAX)] = 12
+    forecast_every_steps: Count = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -89,13 +93,14 @@ class Contract:
         self.fields = _read_fields(schema)
         self.settings = _read_settings(schema)
         _check_roles(self.fields)
+        _check_avro(schema)
 
     @classmethod
     def parse(cls, text: str, source: str = "contract") -> Self:
         """Read a contract from JSON text; ``source`` names it in errors."""
         try:
             schema = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # JSON's own error, a number of 5,000 digits, 100,000 brackets
             raise ContractError(f"{source} is not JSON: {error}") from None
         try:
             return cls(schema)
@@ -121,7 +126,7 @@ class Contract:
     @property
     def namespace(self) -> str:
         """The record's namespace, or ``""``."""
-        return str(self.schema["name"]).rpartition(".")[0] or str(self.schema.get("namespace", ""))
+        return _namespace(self.schema)
 
     @property
     def step_ms(self) -> int:
@@ -193,12 +198,24 @@ class Contract:
 def _read_fields(schema: Any) -> tuple[ContractField, ...]:
     if not isinstance(schema, dict) or schema.get("type") != "record":
         raise ContractError("a contract is an Avro record")
-    if not isinstance(schema.get("name"), str) or not schema["name"]:
-        raise ContractError("the record has no name")
+    if not isinstance(schema.get("name"), str) or not all(map(is_name, schema["name"].split("."))):
+        raise ContractError(f"the record has no valid Avro name: {schema.get('name')!r}")
     if not isinstance(schema.get("fields"), list):
         raise ContractError("the record has no fields")
     named: dict[str, dict[str, Any]] = {}
-    return tuple(read_field(raw, named) for raw in schema["fields"])
+    return tuple(read_field(raw, named, _namespace(schema)) for raw in schema["fields"])
+
+
+def _namespace(schema: dict[str, Any]) -> str:
+    return str(schema["name"]).rpartition(".")[0] or str(schema.get("namespace", ""))
+
+
+def _check_avro(schema: dict[str, Any]) -> None:
+    """The rest of Avro's rules: a type name defined twice, a default of another type, an invalid record name."""
+    try:
+        fastavro.parse_schema(schema)
+    except (SchemaParseException, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ContractError(f"not a valid Avro schema: {error}") from None
 
 
 def _read_settings(schema: dict[str, Any]) -> Settings:

@@ -14,9 +14,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Strict(BaseModel):
-    """Frozen, and unknown attributes are errors: a misspelt one must not pass for its default."""
+    """Frozen. NaN, infinity and unknown attributes are errors: a misspelt one must not pass for its default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# A number as JSON has it: neither the text "300" nor true passes for one.
+Number = Annotated[float, Field(strict=True)]
 
 
 class Annotation(Strict):
@@ -24,10 +28,10 @@ class Annotation(Strict):
 
     role: Role
     unit: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    breach_above: float | None = None
-    breach_below: float | None = None
+    minimum: Number | None = None
+    maximum: Number | None = None
+    breach_above: Number | None = None
+    breach_below: Number | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> "Annotation":
@@ -77,31 +81,37 @@ def describe_type(avro_type: Any) -> str:
     return " or ".join(map(describe_type, avro_type)) if isinstance(avro_type, list) else str(avro_type)
 
 
-def read_field(raw: Any, named: dict[str, dict[str, Any]]) -> ContractField:
+def read_field(raw: Any, named: dict[str, dict[str, Any]], namespace: str = "") -> ContractField:
     """Read one field of the record.
 
     Args:
         raw: the field as it stands in the schema.
-        named: enums defined by earlier fields, by name; this field's enum is added.
+        named: enums defined by earlier fields, by full name; this field's enum is added.
+        namespace: the record's, which names without one are in.
 
     Raises:
         ContractError: naming the field and what is wrong with it.
     """
-    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or not _NAME.match(raw["name"]):
+    if not isinstance(raw, dict) or not is_name(raw.get("name")):
         raise ContractError(f"a field has no valid Avro name: {raw!r}")
     name = raw["name"]
     annotation = _read_annotation(name, raw)
     avro, nullable = _unwrap_nullable(name, raw.get("type"))
-    if isinstance(avro, str) and avro in named:
-        avro = named[avro]
+    if isinstance(avro, str):
+        avro = named.get(_full_name(avro, namespace), avro)
     kind, logical, symbols = _read_type(name, avro)
-    if symbols and isinstance(avro, dict):
-        named[str(avro.get("name"))] = avro
+    if symbols:
+        named[_full_name(str(avro.get("name")), str(avro.get("namespace", namespace)))] = avro
     field = ContractField(
         avro=kind, nullable=nullable, symbols=symbols, logical=logical, name=name, **annotation.model_dump()
     )
     _check_role(field, describe_type(raw.get("type")))
     return field
+
+
+def _full_name(name: str, namespace: str) -> str:
+    """Avro specification 1.12, "Names": a name with dots is full already."""
+    return name if "." in name or not namespace else f"{namespace}.{name}"
 
 
 def _read_annotation(name: str, raw: dict[str, Any]) -> Annotation:
@@ -116,8 +126,12 @@ def _read_annotation(name: str, raw: dict[str, Any]) -> Annotation:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a validation error in one line: where, what, and the value."""
     problem = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"]) or "fleetcast"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+    where, message = ".".join(str(part) for part in problem["loc"]), str(problem["msg"])
+    if problem["type"] == "missing":
+        return f"{where} is missing"
+    if problem["type"] == "value_error" and not where:  # ours, over several values: it names them
+        return message.removeprefix("Value error, ")
+    return f"{where or 'fleetcast'}: {message.removeprefix('Value error, ')} (got {problem['input']!r})"
 
 
 def _unwrap_nullable(name: str, avro: Any) -> tuple[Any, bool]:
@@ -130,21 +144,24 @@ def _unwrap_nullable(name: str, avro: Any) -> tuple[Any, bool]:
 
 
 def _read_type(name: str, avro: Any) -> tuple[str, str, tuple[str, ...]]:
-    logical, symbols = "", ()
+    logical = ""
+    symbols: tuple[str, ...] = ()
     if isinstance(avro, dict):
         logical = str(avro.get("logicalType", ""))
         if avro.get("type") == "enum":
-            symbols = tuple(avro.get("symbols") or ())
-            if not symbols or len(set(symbols)) != len(symbols) or any(not _is_name(s) for s in symbols):
-                raise ContractError(f"field {name!r}: an enum needs distinct Avro names as symbols, not {symbols}")
+            given = avro.get("symbols")
+            if not isinstance(given, list) or not given or not all(map(is_name, given)) or len(set(given)) < len(given):
+                raise ContractError(f"field {name!r}: an enum needs distinct Avro names as symbols, not {given}")
+            symbols = tuple(given)
         avro = avro.get("type")
     if avro not in (*NUMERIC, "enum", "string", "boolean"):
         raise ContractError(f"field {name!r}: the type {describe_type(avro)} is not one a contract allows")
     return str(avro), logical, symbols
 
 
-def _is_name(symbol: Any) -> bool:
-    return isinstance(symbol, str) and bool(_NAME.match(symbol))
+def is_name(name: Any) -> bool:
+    """Whether it is a name as Avro allows it, without a namespace."""
+    return isinstance(name, str) and bool(_NAME.match(name))
 
 
 def _check_role(field: ContractField, type_name: str) -> None:

@@ -7,11 +7,14 @@ import httpx2 as httpx
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
-from schemas.errors import FleetcastError, MismatchError, UnreachableError
+from schemas.errors import FleetcastError, InputError, MismatchError, UnreachableError
 
 # Confluent's error codes: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
-_NOT_FOUND = (404, 40401, 40402, 40403)
+_NOT_FOUND = (40401, 40402, 40403)
 _INCOMPATIBLE = (409, 40901)
+_TRY_AGAIN = (404, 408, 429)  # 404 without a code of Confluent's: a proxy with nothing behind it, or a wrong path
+# By default the client waits for ever on a server that accepts and says nothing. Who asks tries again by himself.
+_PATIENCE = {"timeout": 10, "max.retries": 1, "retries.wait.ms": 100}
 
 
 def subject(topic: str) -> str:
@@ -23,9 +26,16 @@ class Registry:
     """A registry with Confluent's API. Schemas by id are cached for ever: an id never changes its meaning."""
 
     def __init__(self, url: str) -> None:
-        """``url`` may carry a path such as ``/apis/ccompat/v7``. Nothing is asked yet."""
+        """``url`` may carry a path such as ``/apis/ccompat/v7``. Nothing is asked yet.
+
+        Raises:
+            InputError: it is no URL.
+        """
         self.url = url
-        self._client = SchemaRegistryClient({"url": url})
+        try:
+            self._client = SchemaRegistryClient({"url": url, **_PATIENCE})
+        except ValueError as error:
+            raise InputError(f"{url!r} is no URL of a registry: {error}") from None
         self._by_id: dict[int, dict[str, Any]] = {}
 
     def writer_schema(self, schema_id: int) -> dict[str, Any] | None:
@@ -38,7 +48,9 @@ class Registry:
             found = self._ask(lambda: self._client.get_schema(schema_id))
             if found is None:
                 return None
-            self._by_id[schema_id] = json.loads(str(found.schema_str))
+            # A topic may hold values of another kind than Avro; their type is what the codec refuses them by.
+            avro_text = str(found.schema_str) if found.schema_type in (None, "AVRO") else json.dumps(found.schema_type)
+            self._by_id[schema_id] = json.loads(avro_text)
         return self._by_id[schema_id]
 
     def schema_id(self, topic: str, schema: dict[str, Any]) -> int:
@@ -66,6 +78,9 @@ class Registry:
             MismatchError: it is not compatible with what is registered; the registry's reason is told.
             UnreachableError: when the registry does not answer.
         """
+        known = self._ask(lambda: self._client.lookup_schema(subject(topic), avro(schema)))
+        if known is None and (reasons := self.incompatibilities(topic, schema)):  # some registries let anything pass
+            raise MismatchError(f"{subject(topic)}: {'; '.join(reasons)}")
         found: int | None = self._ask(lambda: self._client.register_schema(subject(topic), avro(schema)))
         if found is None:
             raise FleetcastError(f"the registry at {self.url} knows no way to register {subject(topic)}")
@@ -88,12 +103,14 @@ class Registry:
         try:
             return call()
         except SchemaRegistryError as error:
-            if error.http_status_code == 404 or error.error_code in _NOT_FOUND:
+            if error.error_code in _NOT_FOUND:
                 return None
             if error.http_status_code == 409 or error.error_code in _INCOMPATIBLE:
                 raise MismatchError(f"refused by the registry: {error.error_message}") from None
-            if error.http_status_code >= 500 or error.http_status_code < 0:
-                raise UnreachableError(f"the registry at {self.url} fails: {error.error_message}") from None
+            if error.http_status_code >= 500 or error.http_status_code < 0 or error.http_status_code in _TRY_AGAIN:
+                raise UnreachableError(
+                    f"the registry at {self.url} fails with HTTP {error.http_status_code}: {error.error_message}"
+                ) from None
             raise FleetcastError(f"the registry at {self.url} answers: {error.error_message}") from None
         except (httpx.HTTPError, OSError) as error:
             raise UnreachableError(

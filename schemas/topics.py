@@ -103,6 +103,8 @@ def create(
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another `topics create` was quicker
                 raise FleetcastError(f"topic {name}: {error.args[0].str()}") from None
+        except TimeoutError:
+            raise UnreachableError(f"topic {name}: no answer from the broker within {timeout_s:g} s") from None
     return created
 
 

@@ -1,7 +1,5 @@
 """Which events are valid: finite, in range, with a key and a time that can be true."""
 
-import datetime as dt
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +8,8 @@ from schemas.contract import Contract
 
 # Year 1 to 9999 is what a datetime holds; before 1970 no server metric was taken.
 _LATEST_MS = 253_402_300_799_999
+# The network computes in float32, whose range ends at 3.4e38: beyond this a difference or a scaled value is infinite.
+_LARGEST_INPUT = 1e30
 
 
 def validate(batch: EventBatch, contract: Contract) -> list[Rejection]:
@@ -24,6 +24,9 @@ def validate(batch: EventBatch, contract: Contract) -> list[Rejection]:
             good |= np.isnan(values)
         for row in np.flatnonzero(~good):
             reasons.setdefault(int(row), f"{field.name}: {values[row]} is not {_range(low, high)}")
+    for column, field in enumerate(contract.inputs):
+        for row in np.flatnonzero(np.abs(batch.reals[:, column]) > _LARGEST_INPUT):
+            reasons.setdefault(int(row), f"{field.name}: {batch.reals[row, column]} is beyond {_LARGEST_INPUT:g}")
     for row in np.flatnonzero((batch.time < 0) | (batch.time > _LATEST_MS)):
         reasons[int(row)] = f"{contract.time.name}: {batch.time[row]} ms is no time of a metric"
     for row in np.flatnonzero(batch.keys == ""):
@@ -70,4 +73,4 @@ def _range(low: float, high: float) -> str:
 
 
 def _iso(time_ms: np.int64) -> str:
-    return dt.datetime.fromtimestamp(int(time_ms) / 1000, dt.UTC).isoformat(timespec="milliseconds")
+    return f"{np.datetime64(int(time_ms), 'ms')}Z"  # no time is too absurd for it, as one is for a datetime

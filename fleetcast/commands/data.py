@@ -57,7 +57,7 @@ def generate(
     help="The artifact becomes DIR/tft_model_YYYYMMDD_HHMMSS.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--hidden-size", type=click.IntRange(1, 1024), default=32, show_default=True)
+@click.option("--hidden-size", type=click.IntRange(8, 1024), default=32, show_default=True)
 @click.option(
     "--epoch-windows", type=click.IntRange(1), default=6000, show_default=True, help="Windows drawn at random an epoch."
 )
@@ -72,6 +72,7 @@ def train(
     """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
     from models.artifact import save
     from models.card import model_card
+    from models.evaluate import evaluate_trained
     from models.network import NetworkSize
     from models.train import TrainingOptions
     from models.train import train as run
@@ -85,7 +86,11 @@ def train(
     )  # fmt: skip
     trained = run(contract, events, options)
     version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
-    folder = save(output, version, trained, model_card(version, trained, None))
+    evaluation = None
+    if trained.metadata["validation_windows"]:
+        evaluation = evaluate_trained(trained, events, trained.metadata["first_validation_step"])
+        trained.metadata["metrics"] = evaluation.to_json()
+    folder = save(output, version, trained, model_card(version, trained, evaluation))
     click.echo(folder)
 
 
