@@ -2,63 +2,62 @@
 
 from typing import Any
 
-_PROMOTIONS = {
+import fastavro
+
+_PROMOTIONS = {  # what a writer's type may be read as
     "int": {"long", "float", "double"},
     "long": {"float", "double"},
     "float": {"double"},
     "string": {"bytes"},
     "bytes": {"string"},
 }
-Named = dict[str, dict[str, Any]]
 
 
 def problems(reader: Any, writer: Any) -> list[str]:
-    """Why ``reader`` cannot read what ``writer`` wrote; empty where it can."""
-    reader_names: Named = {}
-    writer_names: Named = {}
-    _collect(reader, reader_names)
-    _collect(writer, writer_names)
+    """Why ``reader`` cannot read what ``writer`` wrote, each with its path; empty where it can.
+
+    Args:
+        reader: a valid Avro schema as JSON gives it.
+        writer: likewise.
+    """
+    reader_names: dict[str, Any] = {}
+    writer_names: dict[str, Any] = {}
+    # Parsing spells every name out with its namespace.
+    reader = fastavro.parse_schema(reader, named_schemas=reader_names)
+    writer = fastavro.parse_schema(writer, named_schemas=writer_names)
     return _Check(reader_names, writer_names).compare(reader, writer, "")
 
 
-def _collect(schema: Any, names: Named) -> None:
-    if isinstance(schema, list):
-        for branch in schema:
-            _collect(branch, names)
-    elif isinstance(schema, dict):
-        if schema.get("type") in ("record", "enum", "fixed"):
-            names[_short(schema["name"])] = schema
-        for part in (schema.get("type"), schema.get("items"), schema.get("values")):
-            if isinstance(part, dict | list):
-                _collect(part, names)
-        for field in schema.get("fields", []):
-            _collect(field["type"], names)
-
-
-def _short(name: str) -> str:
-    """Names match without their namespace, as the specification's resolution says."""
-    return name.rpartition(".")[2]
-
-
 class _Check:
-    def __init__(self, reader_names: Named, writer_names: Named) -> None:
+    def __init__(self, reader_names: dict[str, Any], writer_names: dict[str, Any]) -> None:
         self._reader_names, self._writer_names = reader_names, writer_names
-        self._open: set[tuple[str, str]] = set()  # records being compared: schemas may be recursive
+        # A pair of records is compared once: schemas may be recursive.
+        self._seen: dict[tuple[str, str], list[str]] = {}
 
     def compare(self, reader: Any, writer: Any, where: str) -> list[str]:
         reader, writer = _resolve(reader, self._reader_names), _resolve(writer, self._writer_names)
         if isinstance(writer, list):
             return [problem for branch in writer for problem in self.compare(reader, branch, where)]
         if isinstance(reader, list):
-            fits = any(not self.compare(branch, writer, where) for branch in reader)
-            return [] if fits else [f"{where or 'schema'}: {_kind(writer)} is in no branch of the union"]
-        return self._same_kind(reader, writer, where)
-
-    def _same_kind(self, reader: Any, writer: Any, where: str) -> list[str]:
+            return self._union(reader, writer, where)
         kinds = _kind(reader), _kind(writer)
-        if kinds[0] != kinds[1]:
-            promoted = kinds[0] in _PROMOTIONS.get(kinds[1], ())
-            return [] if promoted else [f"{where or 'schema'}: {kinds[1]} cannot be read as {kinds[0]}"]
+        if kinds[0] == kinds[1]:
+            return self._same_kind(kinds[0], reader, writer, where)
+        promoted = kinds[0] in _PROMOTIONS.get(kinds[1], ())
+        return [] if promoted else [f"{_at(where)}: {kinds[1]} cannot be read as {kinds[0]}"]
+
+    def _union(self, reader: list[Any], writer: Any, where: str) -> list[str]:
+        found = [self.compare(branch, writer, where) for branch in reader]
+        if not all(found):
+            return []
+        alike = [
+            reasons
+            for branch, reasons in zip(reader, found, strict=True)
+            if _kind(_resolve(branch, self._reader_names)) == _kind(writer)
+        ]
+        return alike[0] if len(alike) == 1 else [f"{_at(where)}: {_kind(writer)} is in no branch of the union"]
+
+    def _same_kind(self, kind: str, reader: Any, writer: Any, where: str) -> list[str]:
         parts = {
             "record": lambda: self._record(reader, writer, where),
             "enum": lambda: self._enum(reader, writer, where),
@@ -66,14 +65,17 @@ class _Check:
             "array": lambda: self.compare(reader["items"], writer["items"], f"{where}[]"),
             "map": lambda: self.compare(reader["values"], writer["values"], f"{where}{{}}"),
         }
-        return parts[kinds[0]]() if kinds[0] in parts else []
+        return parts[kind]() if kind in parts else []
 
     def _record(self, reader: Any, writer: Any, where: str) -> list[str]:
-        found = self._name(reader, writer, where)
         pair = (reader["name"], writer["name"])
-        if found or pair in self._open:
-            return found
-        self._open.add(pair)
+        if pair not in self._seen:
+            self._seen[pair] = []  # while it is compared: what refers back to it adds nothing
+            self._seen[pair] = _name(reader, writer, where) or self._fields(reader, writer, where)
+        return self._seen[pair]
+
+    def _fields(self, reader: Any, writer: Any, where: str) -> list[str]:
+        found: list[str] = []
         written = {field["name"]: field for field in writer["fields"]}
         for field in reader["fields"]:
             names = [field["name"], *field.get("aliases", [])]
@@ -83,32 +85,42 @@ class _Check:
                 found += self.compare(field["type"], source["type"], path)
             elif "default" not in field:
                 found.append(f"{path}: the new field has no default")
-        self._open.discard(pair)
         return found
 
-    def _enum(self, reader: Any, writer: Any, where: str) -> list[str]:
-        gone = [s for s in writer["symbols"] if s not in reader["symbols"]]
-        lost = f"{where}: symbols {gone} are gone and there is no default"
-        return self._name(reader, writer, where) + ([lost] if gone and "default" not in reader else [])
-
-    def _fixed(self, reader: Any, writer: Any, where: str) -> list[str]:
-        same = reader["size"] == writer["size"]
-        return self._name(reader, writer, where) + ([] if same else [f"{where}: another size"])
+    @staticmethod
+    def _enum(reader: Any, writer: Any, where: str) -> list[str]:
+        gone = [symbol for symbol in writer["symbols"] if symbol not in reader["symbols"]]
+        lost = f"{_at(where)}: symbols {', '.join(gone)} are gone and the enum has no default"
+        return _name(reader, writer, where) + ([lost] if gone and "default" not in reader else [])
 
     @staticmethod
-    def _name(reader: Any, writer: Any, where: str) -> list[str]:
-        known = [_short(name) for name in (reader["name"], *reader.get("aliases", []))]
-        same = _short(writer["name"]) in known
-        return [] if same else [f"{where or 'schema'}: {writer['name']} is not {reader['name']}"]
+    def _fixed(reader: Any, writer: Any, where: str) -> list[str]:
+        same = reader["size"] == writer["size"]
+        other = f"{_at(where)}: size {writer['size']} cannot be read as size {reader['size']}"
+        return _name(reader, writer, where) + ([] if same else [other])
 
 
-def _resolve(schema: Any, names: Named) -> Any:
+def _name(reader: Any, writer: Any, where: str) -> list[str]:
+    """Named types match by their unqualified names, or by an alias of the reader's."""
+    namespace = reader["name"].rpartition(".")[0]
+    aliases = [name if "." in name or not namespace else f"{namespace}.{name}" for name in reader.get("aliases", [])]
+    same = _unqualified(reader["name"]) == _unqualified(writer["name"]) or writer["name"] in aliases
+    return [] if same else [f"{_at(where)}: {writer['name']} is not {reader['name']}"]
+
+
+def _unqualified(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _resolve(schema: Any, names: dict[str, Any]) -> Any:
     while isinstance(schema, dict) and isinstance(schema.get("type"), dict | list):
         schema = schema["type"]
-    if isinstance(schema, str) and _short(schema) in names:
-        return names[_short(schema)]
-    return schema
+    return names.get(schema, schema) if isinstance(schema, str) else schema
 
 
 def _kind(schema: Any) -> str:
     return str(schema["type"] if isinstance(schema, dict) else schema)
+
+
+def _at(where: str) -> str:
+    return where or "schema"

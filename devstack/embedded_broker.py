@@ -6,6 +6,7 @@ isolate transactions. Good for a demo and for machines without Java; it says so.
 
 from typing import Any
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from devstack.errors import StackError
@@ -22,10 +23,11 @@ class EmbeddedBroker:
         """
         # The address is never used: test.mock.num.brokers replaces it (librdkafka, CONFIGURATION.md).
         self._handle: Any = AdminClient({"bootstrap.servers": "unused:1", "test.mock.num.brokers": 1, "log_level": 0})
-        brokers = list(self._handle.list_topics(timeout=10).brokers.values())
-        if not brokers:
-            raise StackError("librdkafka's embedded broker did not start")
-        self.bootstrap_servers = f"{brokers[0].host}:{brokers[0].port}"
+        try:
+            broker = next(iter(self._handle.list_topics(timeout=10).brokers.values()))
+        except (KafkaException, StopIteration) as error:
+            raise StackError(f"librdkafka's embedded broker did not start: {error!r}") from None
+        self.bootstrap_servers = f"{broker.host}:{broker.port}"
 
     def stop(self) -> None:
         """End it; all its data are gone."""

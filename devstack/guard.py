@@ -1,47 +1,45 @@
-"""Runs a server and ends with its owner: ``python guard.py FOLDER COMMAND...``.
+"""Runs a command that must not outlive its owner: ``python guard.py COMMAND...``.
 
-Standard input is a pipe whose other end only the owner holds. A byte on it asks for an orderly stop. When it closes
-without one, the owner has gone, by whatever way, SIGKILL included: the server is stopped and the folder removed.
-Portable, unlike PR_SET_PDEATHSIG.
+Standard input is a pipe whose other end only the owner holds. When it closes, by the owner's wish or because the owner
+has gone (SIGKILL included), the command is ended. Portable, unlike PR_SET_PDEATHSIG.
 """
 
 import os
-import shutil
+import select
 import signal
 import subprocess
 import sys
 import threading
 
 _GRACE_S = 10
+_LOOK_S = 1
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
-    """Run the command until it ends or the pipe closes."""
-    folder, command = sys.argv[1], sys.argv[2:]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Run the command until it ends or the pipe closes; its exit code."""
+    owner = os.getppid()
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)  # only the pipe decides
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_default_signals)  # noqa: PLW1509
-    abandoned = threading.Event()
-    threading.Thread(target=_watch, args=(server, abandoned), daemon=True).start()
-    code = server.wait()
-    if abandoned.is_set():
-        shutil.rmtree(folder, ignore_errors=True)
-    return code
+    command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, preexec_fn=_default_signals)  # noqa: PLW1509  one thread so far
+    threading.Thread(target=_end_with_owner, args=(command, owner), daemon=True).start()
+    return command.wait()
 
 
 def _default_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_DFL)  # a child inherits what is ignored
 
 
-def _watch(server: "subprocess.Popen[bytes]", abandoned: threading.Event) -> None:
-    if not os.read(0, 1):
-        abandoned.set()
-    server.terminate()
+def _end_with_owner(command: "subprocess.Popen[bytes]", owner: int) -> None:
+    """A child that the owner forked may hold the pipe open after its end; then our parent is another."""
+    while not select.select([0], [], [], _LOOK_S)[0] and os.getppid() == owner:
+        pass
+    command.terminate()
     try:
-        server.wait(_GRACE_S)
+        command.wait(_GRACE_S)
     except subprocess.TimeoutExpired:
-        server.kill()
+        command.kill()
 
 
 if __name__ == "__main__":

@@ -10,15 +10,22 @@ from pathlib import Path
 
 from devstack.errors import StackError
 
+FOLDERS_VARIABLE = "FLEETCAST_JAVA_FOLDERS"
 USUAL = (
     "/usr/lib/jvm/*",
+    "/usr/lib64/jvm/*",
+    "/usr/java/*",
+    "/usr/local/openjdk*",
     "/opt/java*",
     "/opt/java/*",
     "~/.sdkman/candidates/java/*",
+    "~/.jdks/*",
     "/Library/Java/JavaVirtualMachines/*/Contents/Home",
     "/opt/homebrew/opt/openjdk*/libexec/openjdk.jdk/Contents/Home",
 )
-_VERSION = re.compile(r'version "(?:1\.)?(\d+)')
+_ASK_S = 20
+_REPORTED = re.compile(r'version "(?:1\.)?(\d+)')  # Java 8 calls itself 1.8
+_RELEASED = re.compile(r'^JAVA_VERSION="(?:1\.)?(\d+)', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +36,56 @@ class Java:
     version: int
 
 
-def find_java(at_least: int, environment: Mapping[str, str] = os.environ, folders: tuple[str, ...] = USUAL) -> Java:
-    """The first Java that is new enough.
+def find_java(at_least: int, environment: Mapping[str, str] = os.environ) -> Java:
+    """The first Java that is new enough and runs.
+
+    The environment's ``FLEETCAST_JAVA_FOLDERS`` (patterns, separated as in PATH) stands in for the usual folders.
 
     Raises:
-        StackError: there is none; says what was found instead.
+        StackError: there is none; says what was looked for, where, what was found instead and what to do.
     """
-    seen: list[str] = []
+    asked = environment.get(FOLDERS_VARIABLE)
+    folders = USUAL if asked is None else tuple(filter(None, asked.split(os.pathsep)))
+    seen: dict[Path, str] = {}
     for executable in _candidates(environment, folders):
-        version = java_version(executable)
+        real = executable.resolve()  # /usr/bin/java and most of /usr/lib/jvm are links
+        if real in seen:
+            continue
+        version = java_version(real, at_least)
         if version is not None and version >= at_least:
-            return Java(executable, version)
-        seen.append(f"{executable} ({'not a working Java' if version is None else version})")
-    found = f"; found only {', '.join(seen)}" if seen else ""
+            return Java(real, version)
+        seen[real] = f"{executable} ({'does not run' if version is None else f'version {version}'})"
+    where = f"the usual folders such as {USUAL[0]}" if asked is None else f"{FOLDERS_VARIABLE} ({asked})"
+    found = f" (found only {', '.join(seen.values())})" if seen else ""
     raise StackError(
-        f"no Java {at_least} or newer in JAVA_HOME, on PATH or in the usual folders{found}. "
-        f"Install a JDK or JRE of version {at_least} or newer, or use the embedded broker and registry"
+        f"no Java {at_least} or newer in JAVA_HOME, on PATH or in {where}{found}: "
+        f"install a Java runtime of version {at_least} or newer, or set JAVA_HOME to one"
     )
 
 
-def java_version(executable: Path) -> int | None:
-    """The major version an executable reports, or None where it is no working Java."""
+def java_version(executable: Path, at_least: int = 0) -> int | None:
+    """The major version an executable reports, or None where it does not run.
+
+    One whose ``release`` file says that it is older than ``at_least`` is not run.
+    """
+    released = _release(executable.parent.parent / "release")
+    if released is not None and released < at_least:
+        return released
     try:
-        told = subprocess.run([str(executable), "-version"], capture_output=True, text=True, timeout=20, check=True)
+        told = subprocess.run(
+            [str(executable), "-version"], capture_output=True, text=True, errors="replace", timeout=_ASK_S, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    match = _VERSION.search(told.stderr + told.stdout)
+    match = _REPORTED.search(told.stderr + told.stdout)
+    return int(match[1]) if match else None
+
+
+def _release(file: Path) -> int | None:
+    try:
+        match = _RELEASED.search(file.read_text(errors="replace"))
+    except OSError:
+        return None
     return int(match[1]) if match else None
 
 
@@ -64,8 +95,7 @@ def _candidates(environment: Mapping[str, str], folders: tuple[str, ...]) -> Ite
     if on_path := shutil.which("java", path=environment.get("PATH", "")):
         yield Path(on_path)
     for pattern in folders:
-        expanded = Path(pattern).expanduser()
-        for home_folder in sorted(Path(expanded.anchor).glob(str(expanded.relative_to(expanded.anchor)))):
-            java = home_folder / "bin" / "java"
-            if java.is_file():
+        expanded = Path(pattern).expanduser().absolute()
+        for folder in sorted(Path(expanded.anchor).glob(str(expanded.relative_to(expanded.anchor)))):
+            if (java := folder / "bin" / "java").is_file():
                 yield java

@@ -1,85 +1,114 @@
 """Apache Kafka: one KRaft node on this machine."""
 
-import subprocess
+import tempfile
 import uuid
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
-from devstack.errors import StackError
-from devstack.jars import KAFKA, jars
+from devstack.janitor import Scratch
+from devstack.jars import KAFKA, package_folder
 from devstack.java import find_java
-from devstack.server import Server, free_port
+from devstack.server import PortTakenError, Server, free_ports
 
 JAVA_AT_LEAST = 17
-_HEAP = "-Xmx1g"
+_ATTEMPTS = 3
+_NAME = "Apache Kafka"
 
 
 class Kafka:
-    """A broker with its data in ``folder``; it can be killed and started again on the same data and port."""
+    """A broker that can be killed and started again on the same data and port."""
 
-    def __init__(self, folder: Path, log: Path, cleanup: Path) -> None:
-        """Format the storage and start; ``cleanup`` is removed should this process vanish.
+    def __init__(self, scratch: Scratch, log: Path) -> None:
+        """Format the storage and start.
 
         Raises:
             StackError: Java, Maven or the jars are missing, or the storage cannot be formatted.
         """
-        self._log, self._cleanup = log, cleanup
+        self._scratch, self._log = scratch, log
         self._java = str(find_java(JAVA_AT_LEAST).executable)
-        self._classpath = f"{jars(KAFKA)}/*"
-        self.port, controller = free_port(), free_port()
-        self._properties = folder / "server.properties"
-        self._properties.write_text(_properties(folder / "log", self.port, controller))
-        self._format()
-        self._server = self._start()
+        self._classpath = f"{package_folder(KAFKA)}/*"
+        self._cluster_id = _cluster_id()
+        self._server = self._launch()
 
     @property
     def bootstrap_servers(self) -> str:
-        """Where clients connect."""
-        return f"127.0.0.1:{self.port}"
+        """Where clients connect; final once it is ready."""
+        return f"127.0.0.1:{self._ports[0]}"
 
     def wait_ready(self) -> None:
-        """Wait until the broker answers a metadata request."""
-        self._server.wait_ready(lambda: answers(self.bootstrap_servers))
+        """Wait until the broker answers a metadata request; start it on other ports where its own were taken."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._server.wait_ready(self._answers)
+            except PortTakenError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                self._server = self._launch()
+            else:
+                return
 
     def kill(self) -> None:
         """SIGKILL."""
         self._server.kill()
 
     def restart(self) -> None:
-        """Start again on the same data and port, after a kill or a stop."""
+        """Start again on the same data and port, after a kill or a stop; returns when it answers."""
         self._server.stop()
         self._server = self._start()
-        self.wait_ready()
+        self._server.wait_ready(self._answers)
+
+    def ask_to_end(self) -> None:
+        """Begin the stop."""
+        self._server.ask_to_end()
 
     def stop(self) -> None:
         """End in order."""
         self._server.stop()
 
+    def _answers(self) -> bool:
+        """Whether it is ours that answers: another stack's broker may have been quicker to take the port."""
+        return answering_cluster(self.bootstrap_servers) == self._cluster_id
+
+    def _launch(self) -> Server:
+        """Start on new ports and new storage."""
+        self._ports = free_ports(2)
+        self._folder = Path(tempfile.mkdtemp(prefix="kafka-", dir=self._scratch.folder))
+        (self._folder / "native").mkdir()
+        (self._folder / "log4j2.properties").write_text(_LOGGING)
+        (self._folder / "server.properties").write_text(_properties(self._folder.name, *self._ports))
+        options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]  # it lives for a second
+        settings = f"{self._folder.name}/server.properties"
+        formatting = ["kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", settings]
+        Server("formatting Kafka's storage", self._command(options, formatting), self._log, self._scratch).wait_done()
+        return self._start()
+
     def _start(self) -> Server:
-        command = [self._java, _HEAP, "-cp", self._classpath, "kafka.Kafka", str(self._properties)]
-        return Server("Apache Kafka", command, self._log, self._cleanup)
+        main = ["kafka.Kafka", f"{self._folder.name}/server.properties"]
+        return Server(_NAME, self._command(["-Xmx1g"], main), self._log, self._scratch, self._ports)
 
-    def _format(self) -> None:
-        command = [
-            self._java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp", self._classpath, "kafka.tools.StorageTool",
-            "format", "-t", _cluster_id(), "-c", str(self._properties),
+    def _command(self, options: list[str], main: list[str]) -> list[str]:
+        """Paths are relative to the scratch folder, where a server runs: no character of its name can do harm."""
+        return [
+            self._java, *options,
+            # Nothing outside our folder that a SIGKILL would leave behind.
+            "-XX:-UsePerfData", f"-Djava.io.tmpdir={self._folder.name}/native",
+            f"-Dlog4j2.configurationFile={self._folder.name}/log4j2.properties",
+            "-cp", self._classpath, *main,
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode:
-            raise StackError(f"Kafka's storage cannot be formatted:\n{(done.stdout + done.stderr)[-1000:]}")
 
 
-def answers(bootstrap_servers: str) -> bool:
-    """Whether a broker answers there."""
+def answering_cluster(bootstrap_servers: str) -> str | None:
+    """The id of the cluster whose broker answers there, if one does."""
+    from confluent_kafka import KafkaException  # noqa: PLC0415  `import devstack` stays light
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
+
     try:
         # Not answering yet is what we ask about; the client need not log it.
         client = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0, "socket.timeout.ms": 1000})
-        return bool(client.list_topics(timeout=1).brokers)
+        metadata = client.list_topics(timeout=1)
     except KafkaException:
-        return False
+        return None
+    return str(metadata.cluster_id) if metadata.brokers else None
 
 
 def _cluster_id() -> str:
@@ -87,7 +116,17 @@ def _cluster_id() -> str:
     return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
-def _properties(data: Path, port: int, controller_port: int) -> str:
+_LOGGING = """\
+rootLogger.level = info
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n
+"""
+
+
+def _properties(folder: str, port: int, controller_port: int) -> str:
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -96,7 +135,7 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "log.dirs": data,
+        "log.dirs": f"{folder}/log",
         "auto.create.topics.enable": "false",
         # One node: internal topics have one replica.
         "offsets.topic.replication.factor": 1,
@@ -107,6 +146,8 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         # Quick rebalances and takeovers (KIP-848): with the defaults they take half a minute.
+        "broker.session.timeout.ms": 3000,
+        "broker.heartbeat.interval.ms": 500,
         "group.initial.rebalance.delay.ms": 0,
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
         "group.consumer.min.heartbeat.interval.ms": 500,

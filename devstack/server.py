@@ -1,32 +1,44 @@
-"""One Java server as a process that cannot outlive us."""
+"""One Java server as a process that cannot outlive us, and the ports it listens on."""
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from devstack.errors import StackError
+from devstack.janitor import Scratch
 
-_READY_S = 90
-_STOP_S = 20
+_READY_S = 90  # 5 s on an idle machine, 20 s were seen on a busy one
+_STOP_S = 20  # more than the guard's own grace
+_TAIL_LINES = 40
+# Below the ports that systems hand out to outgoing connections (from 32768 on Linux, 49152 on macOS): while a server is
+# down for a restart, no client of it can come to hold its port.
+_PORTS = range(20_000, 32_000)
+
+
+class PortTakenError(StackError):
+    """Somebody else was quicker to listen there."""
 
 
 class Server:
-    """A server behind the guard; started at once, stopped by ``stop`` or by our end."""
+    """A command behind the guard; started at once, ended by ``stop``, ``kill`` or by our own end."""
 
-    def __init__(self, name: str, command: list[str], log: Path, folder: Path) -> None:
-        """Start ``command`` with its output in ``log``; ``folder`` is removed when the guard finds us gone."""
-        self.name, self.log = name, log
-        guard = [sys.executable, "-I", str(Path(__file__).with_name("guard.py"))]
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, scratch: Scratch, ports: Sequence[int] = ()
+    ) -> None:
+        """Start ``command`` in the scratch folder with its output in ``log``. ``ports``: those it will listen on."""
+        self.name, self.log, self._ports = name, log, ports
+        guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
         with log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [*guard, str(folder), *command],
-                stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=folder,
+                [*guard, *command],
+                stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=scratch.folder, pass_fds=(scratch.pipe,),
                 start_new_session=True,  # Ctrl-C in a terminal must not reach the broker before its clients
             )  # fmt: skip
 
@@ -34,43 +46,91 @@ class Server:
         """Wait until the server answers.
 
         Raises:
+            PortTakenError: it died because one of its ports is taken.
             StackError: it died, or took too long; with the end of its log.
         """
         deadline = time.monotonic() + _READY_S
-        while not answers():
+        while True:
+            # A stranger on our port must not answer for it: a server that died is asked no more.
             if self._guard.poll() is not None:
-                raise StackError(f"{self.name} ended while starting:\n{self._tail()}")
+                raise self._died("while starting")
+            if answers() and self._guard.poll() is None:
+                return
             if time.monotonic() > deadline:
                 raise StackError(f"{self.name} did not answer within {_READY_S} s:\n{self._tail()}")
             time.sleep(0.1)
 
-    def stop(self) -> None:
-        """Ask it to end and wait; insist after a while."""
-        if self._guard.poll() is not None:
-            return
-        if self._guard.stdin is not None:
-            with contextlib.suppress(OSError):  # it may end by itself just now
-                self._guard.stdin.write(b"q")
-                self._guard.stdin.close()
-        try:
-            self._guard.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
+    def wait_done(self) -> None:
+        """Wait for a command that ends by itself.
 
-    def kill(self) -> None:
-        """SIGKILL to the server, as an accident would."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._guard.pid, signal.SIGKILL)
-        self._guard.wait()
+        Raises:
+            StackError: it failed, or took too long; with the end of its log.
+        """
+        try:
+            code = self._guard.wait(_READY_S)
+        except subprocess.TimeoutExpired:
+            raise StackError(f"{self.name} did not end within {_READY_S} s:\n{self._tail()}") from None
+        finally:
+            self.stop()
+        if code:
+            raise self._died(f"with exit code {code}")
+
+    def ask_to_end(self) -> None:
+        """SIGTERM to the server, through its guard; returns at once."""
         if self._guard.stdin is not None:
             self._guard.stdin.close()
 
+    def stop(self) -> None:
+        """Ask it to end and wait; insist after a while."""
+        self.ask_to_end()
+        try:
+            code = self._guard.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        else:
+            if code < 0:  # the guard itself was killed, by us or by somebody who left the server running
+                self._kill_group()
+
+    def kill(self) -> None:
+        """SIGKILL to the server, as an accident would."""
+        if self._guard.poll() is None:
+            self._kill_group()
+        self._guard.wait()
+        self.ask_to_end()
+
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it may end by itself just now
+            os.killpg(self._guard.pid, signal.SIGKILL)
+
+    def _died(self, how: str) -> StackError:
+        if any(not _is_free(port) for port in self._ports):
+            return PortTakenError(f"{self.name} ended {how}: one of its ports {list(self._ports)} is taken")
+        return StackError(f"{self.name} ended {how}:\n{self._tail()}")
+
     def _tail(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
 
 
-def free_port() -> int:
-    """A port nobody listens on now."""
+def free_ports(count: int) -> list[int]:
+    """Different ports of 127.0.0.1 that nobody listens on now.
+
+    Raises:
+        StackError: there are not so many.
+    """
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if _is_free(port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise StackError(f"no {count} free ports between {_PORTS.start} and {_PORTS.stop - 1}")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a closed connection is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

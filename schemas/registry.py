@@ -78,9 +78,6 @@ class Registry:
             MismatchError: it is not compatible with what is registered; the registry's reason is told.
             UnreachableError: when the registry does not answer.
         """
-        known = self._ask(lambda: self._client.lookup_schema(subject(topic), avro(schema)))
-        if known is None and (reasons := self.incompatibilities(topic, schema)):  # some registries let anything pass
-            raise MismatchError(f"{subject(topic)}: {'; '.join(reasons)}")
         found: int | None = self._ask(lambda: self._client.register_schema(subject(topic), avro(schema)))
         if found is None:
             raise FleetcastError(f"the registry at {self.url} knows no way to register {subject(topic)}")

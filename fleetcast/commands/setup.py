@@ -43,10 +43,13 @@ def _subjects(common: Common) -> dict[str, dict[str, object]]:
 @common
 def register_schemas(common: Common) -> None:
     """Register the schemas of events, steps and forecasts; repeats safely."""
+    from schemas.errors import MismatchError
     from schemas.registry import Registry, subject
 
     registry = Registry(common.registry_url)
     for topic, schema in _subjects(common).items():
+        if reasons := registry.incompatibilities(topic, schema):  # some registries would let it pass
+            raise MismatchError("; ".join(reasons))
         click.echo(f"id {registry.register(topic, schema):>4}  {subject(topic)}")
 
 

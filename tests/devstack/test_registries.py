@@ -172,12 +172,18 @@ def test_transitive_looks_at_all_versions(client: SchemaRegistryClient, subject:
             assert refusal(client.register_schema, name, avro(other))[0] == 409
 
 
-def test_levels_that_are_not_set(client: SchemaRegistryClient, subject: str) -> None:
-    """A subject without a level of its own says so, and an unknown level is refused."""
+def test_backward_unless_said_otherwise(client: SchemaRegistryClient, subject: str) -> None:
+    """Where no level is set it is BACKWARD, as in Confluent's registry; an unknown level is refused."""
     client.register_schema(subject, avro())
 
-    assert refusal(client.get_compatibility, subject) == (404, 40408)
-    assert refusal(client.set_compatibility, subject, "SIDEWAYS")[0] == 422
+    assert client.get_compatibility() == "BACKWARD"
+    assert not client.test_compatibility(subject, avro(REQUIRED))
+    assert refusal(client.set_compatibility, subject, "SIDEWAYS") == (422, 42203)
+
+
+def test_nothing_is_incompatible_with_nothing(client: SchemaRegistryClient, subject: str) -> None:
+    """A subject that does not exist takes any schema."""
+    assert client.test_compatibility(subject, avro())
 
 
 def test_deleted_is_gone_but_its_ids_stay(client: SchemaRegistryClient, subject: str) -> None:
