@@ -112,8 +112,10 @@ def answering_cluster(bootstrap_servers: str) -> str | None:
 
 
 def _cluster_id() -> str:
-    """A Kafka Uuid: 16 bytes in URL-safe base64 without padding."""
-    return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    """A Kafka Uuid: 16 bytes in URL-safe base64 without padding; as Kafka's own, none that looks like an option."""
+    while (found := urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return found
 
 
 _LOGGING = """\
@@ -145,9 +147,10 @@ def _properties(folder: str, port: int, controller_port: int) -> str:
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
-        # Quick rebalances and takeovers (KIP-848): with the defaults they take half a minute.
+        # After SIGKILL the controller takes the broker back only when its former session has ended (default 9 s).
         "broker.session.timeout.ms": 3000,
         "broker.heartbeat.interval.ms": 500,
+        # Quick rebalances and takeovers (KIP-848): with the defaults they take half a minute.
         "group.initial.rebalance.delay.ms": 0,
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
         "group.consumer.min.heartbeat.interval.ms": 500,

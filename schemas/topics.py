@@ -1,5 +1,6 @@
 """Topics: names, settings and their creation."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,17 @@ def create(
                 raise FleetcastError(f"topic {name}: {error.args[0].str()}") from None
         except TimeoutError:
             raise UnreachableError(f"topic {name}: no answer from the broker within {timeout_s:g} s") from None
+    _wait_visible(admin, list(created), timeout_s)
     return created
+
+
+def _wait_visible(admin: AdminClient, names: list[str], timeout_s: float) -> None:
+    """A created topic shows in the brokers' metadata a moment later; whoever comes next should find it."""
+    deadline = time.monotonic() + timeout_s
+    while missing := set(names) - partition_counts(admin, names).keys():
+        if time.monotonic() > deadline:
+            raise UnreachableError(f"topics {sorted(missing)} were created but do not show within {timeout_s:g} s")
+        time.sleep(0.1)
 
 
 def touch(admin: AdminClient, topics: Topics, timeout_s: float = 10) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from devstack import Stack, StackError, start_stack
+from devstack import Stack, StackError, fetch_jars, start_stack
+from devstack.java import find_java
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -15,12 +16,15 @@ SHARED = Path(__file__).parents[2] / "shared"
 def stack() -> Iterator[Stack]:
     """Apache Kafka and Apicurio Registry; a green CI means that they were there."""
     try:
-        with start_stack(broker="apache", registry="apicurio") as running:
-            yield running
+        for version in (17, 21):
+            find_java(version)
+        fetch_jars()
     except StackError as error:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a real broker and a real registry: {error}")
         pytest.skip(f"no real broker and registry here: {error}")
+    with start_stack(broker="apache", registry="apicurio") as running:  # from here on nothing is excused
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,8 @@ def random_model(contract: Contract, history: History, folder: Path, seed: int =
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    trained = Trained(network, layout, scaling, size, unseen={}, metadata={})
+    metadata = {"folder": str(folder.absolute() / "tft_model_20260101_000000")}
+    trained = Trained(network, layout, scaling, size, unseen={}, metadata=metadata)
     return artifact.load(artifact.save(folder, "tft_model_20260101_000000", trained, card="random"))
 
 

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Brings docker-compose.yml up on a real Docker engine, as it is, and reads forecasts from the host.
+#   make compose-test
+# With a running engine that can pull the images: those. Otherwise (standin.sh): an engine of our own, and stand-ins.
+#   TORCH_INDEX=URL             index of CPU wheels for the image
+#   FLEETCAST_STANDIN_DATA=DIR  keep the stand-in engine's images there, for the next run
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cd "$root"
+# shellcheck source=tests/compose/standin.sh
+. tests/compose/standin.sh
+# shellcheck source=tests/compose/checks.sh
+. tests/compose/checks.sh
+
+# A project of its own: `down -v` must never meet the volumes of somebody's `docker compose up`.
+project=fleetcast-compose-test
+on_host=() docker=docker
+# Smaller than the default, which trains for a minute or two: what is tested is that it is trained.
+export FLEETCAST_HISTORY_HOURS=72 FLEETCAST_EPOCHS=1 FLEETCAST_EPOCH_WINDOWS=512
+
+say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
+compose() { "${on_host[@]}" "$docker" compose --project-name "$project" "$@"; }
+
+can_pull() { # whether an engine runs here that has or gets the official images
+  local image
+  docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1 || return
+  for image in $(sed -nE 's/^ *image: ([^ ]*\/[^ ]*).*/\1/p' docker-compose.yml) "$(standin_from Dockerfile)"; do
+    docker image inspect "$image" >/dev/null 2>&1 || docker pull --quiet "$image" >/dev/null 2>&1 || return
+  done
+}
+
+finish() {
+  local code=$?
+  trap - EXIT
+  if [ -n "${up:-}" ]; then
+    [ $code = 0 ] || compose logs --tail 25 2>&1 | cut -c -400 || true
+    compose down --volumes --timeout 20 >/dev/null 2>&1 || true
+  fi
+  standin_stop
+  rm -rf "$work"
+  [ $code = 0 ] && say "passed" || say "FAILED"
+  exit $code
+}
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/fleetcast-compose.XXXXXX")
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+[ -x .venv/bin/fleetcast ] || make --no-print-directory install
+if can_pull; then
+  engine="this machine's engine, official images"
+  compose build --quiet
+  say "image built"
+else
+  engine="an engine of our own, stand-ins for the official images"
+  standin_start "$work"
+fi
+image_mb=$(($("$docker" image inspect --format '{{.Size}}' fleetcast:local) / 1000000))
+say "$engine; fleetcast:local is $image_mb MB"
+
+up=yes
+started=$SECONDS
+compose up --detach --wait --wait-timeout 600 >"$work/up.log" 2>&1 || { tail -30 "$work/up.log"; compose ps --all; exit 1; }
+healthy=$((SECONDS - started))
+say "healthy after $healthy s"
+
+forecasts_reach_the_host
+no_root_inside
+ports_on_loopback_only
+logs_are_json
+watching_inside_works
+a_restarted_registry_still_knows_its_schemas
+a_stop_is_in_order
+nothing_stays_after_down
+
+printf '\n%s\n' \
+  "engine                         $engine" \
+  "image                          $image_mb MB" \
+  "up until all healthy           $healthy s (a model of $FLEETCAST_EPOCHS x $FLEETCAST_EPOCH_WINDOWS windows was trained)" \
+  "first forecast on the host     $first_forecast s after up was called"
