@@ -1,5 +1,6 @@
 """The one consumer of the service: records by partition, and which partitions are at their end."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from consumer.messages import Incoming
 from schemas.errors import FleetcastError
 
 log = structlog.get_logger(__name__)
+LIBRDKAFKA = logging.getLogger("librdkafka")
 _DEFAULTS: dict[str, Any] = {
     "group.protocol": "consumer",  # KIP-848
     "auto.offset.reset": "earliest",
@@ -38,7 +40,7 @@ class Inbox:
         self._assigned: set[int] = set()
         self._paused: dict[int, float] = {}
         self.joined = False
-        self._consumer = Consumer({**_DEFAULTS, **config, "group.id": group_id})
+        self._consumer = Consumer({**_DEFAULTS, **config, "group.id": group_id}, logger=LIBRDKAFKA)
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from consumer.inbox import LIBRDKAFKA
 from consumer.messages import Outgoing
 from schemas.errors import FleetcastError, UnreachableError
 
@@ -27,7 +28,7 @@ class Outbox:
 
     def __init__(self, config: dict[str, Any]) -> None:
         """``config``: librdkafka properties; they override the defaults."""
-        self._producer = Producer({**_DEFAULTS, **config})
+        self._producer = Producer({**_DEFAULTS, **config}, logger=LIBRDKAFKA)
         self._failed: list[str] = []
 
     def publish(self, records: Iterable[Outgoing]) -> int:

@@ -64,14 +64,14 @@ class Service:
         self._next: dict[int, int] = {}
         self._retry_at: dict[int, float] = {}
         self._committed_at = self._busy_at = self._reported_at = self.started
-        self._was_caught_up = False
+        self._current = False
         self._outbox = Outbox(kafka)
-        self._inbox = Inbox(kafka, options.group_id, topics.metrics, core.add, self._give_up)
+        self._inbox = Inbox(kafka, options.group_id, topics.metrics, self._take_on, self._give_up)
 
     @property
     def ready(self) -> bool:
         """Every assigned partition has been read to its end once since it was assigned: forecasts are current."""
-        return self._was_caught_up
+        return self._current
 
     def status(self) -> dict[str, Any]:
         """Figures for people and probes."""
@@ -132,6 +132,10 @@ class Service:
         first_open = self.core.first_open_offset(partition)
         return following if first_open is None else min(first_open, following)
 
+    def _take_on(self, partition: int) -> None:
+        self.core.add(partition)
+        self._current = False
+
     def _give_up(self, partition: int) -> None:
         """A partition goes: commit what was made of it while it is still ours, then forget it."""
         if partition in self._next:
@@ -146,8 +150,8 @@ class Service:
         return limit is not None and not waiting and self._clock() - self._busy_at >= limit
 
     def _report(self, now: float) -> None:
-        if self._inbox.caught_up and not self._was_caught_up:
-            self._was_caught_up = True
+        if self._inbox.caught_up and not self._current:
+            self._current = True
             log.info("ready", seconds=round(now - self.started, 1), **self._figures())
         if now - self._reported_at >= _REPORT_SECONDS:
             self._reported_at = now

@@ -22,3 +22,14 @@ def configure(level: str = "info") -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+    librdkafka = logging.getLogger("librdkafka")
+    librdkafka.handlers, librdkafka.propagate = [_Forward()], False
+    librdkafka.setLevel(logging.WARNING)
+
+
+class _Forward(logging.Handler):
+    """What libraries log through the standard library, in our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand it on."""
+        structlog.get_logger(record.name).log(record.levelno, record.getMessage())

@@ -4,6 +4,7 @@ The loss is the pinball loss in normalised units, early steps weighted (step wei
 """
 
 import hashlib
+import logging
 import math
 import platform
 import sys
@@ -262,6 +263,8 @@ def _fit(module: Training, stream: WindowStream, validation: list[tuple[Any, Ten
         # We log for ourselves, and the data are arrays in memory: workers would only copy them.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`__len__`.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # a deprecation inside lightning itself
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         trainer = lightning.Trainer(
             max_epochs=epochs,
             gradient_clip_val=1.0,

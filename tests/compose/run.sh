@@ -4,7 +4,8 @@
 # With a running engine that can pull the images: those. Otherwise (standin.sh): an engine of our own, and stand-ins.
 #   TORCH_INDEX=URL             index of CPU wheels for the image
 #   FLEETCAST_STANDIN_DATA=DIR  keep the stand-in engine's images there, for the next run
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "failed: $BASH_COMMAND (${BASH_SOURCE[0]}:$LINENO)" >&2' ERR
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
 # shellcheck source=tests/compose/standin.sh

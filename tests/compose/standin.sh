@@ -69,7 +69,7 @@ standin_engine() { # standin_engine [PREFIX...]: dockerd, without a network of i
   local own=()
   [ $# -gt 0 ] || own=(--bridge=none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false)
   # Debian's client: it has BuildKit built in, where another on PATH may have no buildx.
-  docker=$(dpkg -L docker.io | grep -m1 '/bin/docker$')
+  docker=$(dpkg -L docker.io | grep '/bin/docker$')
   export DOCKER_HOST=unix://$standin_work/docker.sock DOCKER_BUILDKIT=1
   "$@" dockerd --host "$DOCKER_HOST" --data-root "$standin_data" --exec-root "$standin_work/exec" \
     --pidfile "$standin_work/dockerd.pid" --storage-driver overlay2 "${own[@]}" >>"$standin_work/dockerd.log" 2>&1 &
@@ -94,7 +94,7 @@ standin_stop_engine() { # dockerd ends its containers and its containerd
 standin_bases() { # a bare Debian, and the Python that the project's Dockerfile starts from
   local here=$root/tests/compose/standin
   standin_debian
-  standin_build "$(standin_from "$root/Dockerfile")" "$here/python" --network host
+  standin_build "$(standin_from "$root/Dockerfile")" "$here/python"
 }
 
 standin_from() { # the image that a Dockerfile starts from
@@ -104,8 +104,9 @@ standin_from() { # the image that a Dockerfile starts from
 standin_debian() {
   "$docker" image inspect fleetcast-standin/debian >/dev/null 2>&1 && return
   local tree=$standin_work/debian mirror setting settings=()
-  mirror=$(sed -nE 's/^(URIs: *|deb (\[[^]]*\] )?)(https?:[^ ]*).*/\3/p' \
-    /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -1)
+  # This machine's own mirror of Debian. Sources are split by release, so security updates and others fall out.
+  mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' 'Component: main' |
+    awk '!found++ {print $1}')
   debootstrap --variant=minbase --include=ca-certificates bookworm "$tree" "$mirror" >"$standin_work/debootstrap.log" 2>&1 ||
     { tail -5 "$standin_work/debootstrap.log"; return 1; }
   # How this machine reaches the package indexes is a matter of the stand-in, not of the project's Dockerfile.
@@ -147,10 +148,10 @@ standin_image() { # the name that the compose file gives that image
 
 # The project's own Dockerfile, as it is. PyPI's torch, since no index of CPU wheels can be counted on here.
 standin_project() {
-  standin_build fleetcast:local "$root" --network host --build-arg "TORCH_INDEX=${TORCH_INDEX:-}"
+  standin_build fleetcast:local "$root" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}"
 }
 
-standin_build() { # standin_build TAG FOLDER [OPTION...]
-  "$docker" build --progress plain --tag "$1" "${@:3}" "$2" >"$standin_work/build.log" 2>&1 ||
+standin_build() { # standin_build TAG FOLDER [OPTION...]: the engine of the build phase has no other network
+  "$docker" build --network host --progress plain --tag "$1" "${@:3}" "$2" >"$standin_work/build.log" 2>&1 ||
     { tail -30 "$standin_work/build.log"; return 1; }
 }

@@ -30,7 +30,7 @@ from schemas.topics import Topics, connect, create
 from tests.models.conftest import events, random_model
 
 PARTITIONS = 3
-READ_SECONDS = 60
+READ_SECONDS = 60  # without any record
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +86,19 @@ class Stream:
         return service
 
     def read(self, topic: str, *, decode: bool = True) -> list[Subscribed]:
-        """All records of a topic, through Confluent's own deserialiser."""
+        """All records of a topic."""
+        return list(self.iterate(topic, decode=decode))
+
+    def iterate(self, topic: str, *, decode: bool = True) -> Iterator[Subscribed]:
+        """All records of a topic one by one, through Confluent's own deserialiser."""
         deserialise = AvroDeserializer(SchemaRegistryClient({"url": self.stack.registry_url}))
-        found: list[Subscribed] = []
         for message in self._messages(topic):
             value = message.value()
             if decode:
                 value = deserialise(value, SerializationContext(topic, MessageField.VALUE))
             key = message.key()
             headers = {name: text.decode() for name, text in message.headers() or []}
-            found.append(
-                Subscribed(key.decode() if key else None, value, headers, message.partition(), message.offset())
-            )
-        return found
+            yield Subscribed(key.decode() if key else None, value, headers, message.partition(), message.offset())
 
     def _messages(self, topic: str) -> Iterator[Message]:
         """Every message up to the end of each partition."""
@@ -114,6 +114,7 @@ class Stream:
                 error = message.error()
                 if error is None:
                     yield message
+                    deadline = time.monotonic() + READ_SECONDS
                 else:
                     assert error.code() == KafkaError._PARTITION_EOF, error
                     left.discard(message.partition())

@@ -29,10 +29,10 @@ def simulated() -> EventBatch:
     return batch.take(~silent)
 
 
-def smd(file: Path) -> EventBatch:
-    """The first fourteen hours of eight real machines."""
+def smd(file: Path, hours: int | None = 14) -> EventBatch:
+    """The first hours of eight real machines, or all."""
     batch = read_history([file], Contract.load(), Mapping.parse(CONSTANTS))
-    return batch.take(batch.time < batch.time[0] + 14 * 3_600_000)
+    return batch if hours is None else batch.take(batch.time < batch.time[0] + hours * 3_600_000)
 
 
 def as_rows(forecasts: list[Subscribed], contract: Contract) -> pd.DataFrame:
