@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # A Docker engine of our own, for a machine that has none, and stand-ins for the images that no registry here serves.
+# What SIGKILL leaves: the folder, the engine and the namespace, all named fleetcast-compose.
 # Sourced by run.sh, under `set -e`. Debian, root; leaves nothing behind but installed packages and the compose binary in the cache.
 #
 # Two phases, because a network namespace of its own is what keeps the project's networks and ports off the machine,
@@ -13,11 +14,14 @@ STANDIN_PACKAGES=(docker.io containerd runc iptables iproute2 debootstrap)
 standin_start() { # standin_start WORK: engine, images, and then the engine in its namespace
   standin_work=$1 standin_namespace=fleetcast-compose-$$
   standin_data=${FLEETCAST_STANDIN_DATA:-$standin_work/data} # a folder that stays spares the base images in the next run
-  local step
-  for step in standin_packages standin_compose standin_engine standin_bases standin_services standin_project; do
-    "$step"
-    say "$step"
-  done
+  standin_packages
+  standin_compose
+  say "packages and compose are there"
+  standin_engine
+  standin_bases
+  standin_services
+  say "base images and stand-ins are there"
+  standin_project
   standin_stop_engine
   ip netns add "$standin_namespace"
   on_host=(nsenter "--net=/run/netns/$standin_namespace")
@@ -148,7 +152,9 @@ standin_image() { # the name that the compose file gives that image
 
 # The project's own Dockerfile, as it is. PyPI's torch, since no index of CPU wheels can be counted on here.
 standin_project() {
+  local began=$SECONDS
   standin_build fleetcast:local "$root" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}"
+  image_seconds=$((SECONDS - began))
 }
 
 standin_build() { # standin_build TAG FOLDER [OPTION...]: the engine of the build phase has no other network

@@ -45,12 +45,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: Stack) -> 
 def test_a_signal_while_starting_leaves_nothing(temporary: Path, number: signal.Signals) -> None:
     """A parent that is ended before anything answers leaves no process and no file."""
     process = subprocess.Popen([sys.executable, "-m", "devstack", "run"])
-    assert until(lambda: len(javas(process.pid)) == 2)  # the registry starts, the storage is being formatted
-    children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        assert until(lambda: len(javas(process.pid)) == 2)  # the registry starts, the storage is being formatted
+        children = psutil.Process(process.pid).children(recursive=True)
 
-    process.send_signal(number)
+        process.send_signal(number)
 
-    process.wait(30)
+        process.wait(30)
+    finally:
+        process.kill()  # nothing, where it has ended
+        process.wait()
     assert not psutil.wait_procs(children, timeout=30)[1]
     assert until(lambda: not list(temporary.iterdir()))
 
