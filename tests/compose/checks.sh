@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # variables shared with run.sh
 # What must hold of the running project; sourced by run.sh. Each fails the run by `set -e` or `fail`.
 
 fail() {

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154  # variables shared with run.sh
 # A Docker engine of our own, for a machine that has none, and stand-ins for the images that no registry here serves.
 # What SIGKILL leaves: the folder, the engine and the namespace, all named fleetcast-compose.
 # Sourced by run.sh, under `set -e`. Debian, root; leaves nothing behind but installed packages and the compose binary in the cache.
@@ -108,6 +109,7 @@ standin_from() { # the image that a Dockerfile starts from
 standin_debian() {
   "$docker" image inspect fleetcast-standin/debian >/dev/null 2>&1 && return
   local tree=$standin_work/debian mirror setting settings=()
+  # shellcheck disable=SC2016  # apt-get's own placeholder
   # This machine's own mirror of Debian. Sources are split by release, so security updates and others fall out.
   mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' 'Component: main' |
     awk '!found++ {print $1}')
