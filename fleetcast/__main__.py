@@ -1,10 +1,15 @@
 """``fleetcast``: parse, wire, call."""
 
+import os
 import sys
 
 import click
 
 from fleetcast.commands import data, setup, stream, watch
+
+# OpenMP's threads spin while they wait; on a busy machine that made training 15 times slower (docs/benchmarks.md).
+# Read when torch is loaded, which no command has done yet.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

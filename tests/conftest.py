@@ -9,6 +9,7 @@ import pytest
 from devstack import Stack, StackError, fetch_jars, start_stack
 from devstack.java import find_java
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
 SHARED = Path(__file__).parents[2] / "shared"
 
 
