@@ -33,16 +33,18 @@ can_pull() { # whether an engine runs here that has or gets the official images
 finish() {
   local code=$?
   trap - EXIT
+  exec >&3 2>&4 # a signal may have met us inside a redirection
   if [ -n "${up:-}" ]; then
     [ $code = 0 ] || compose logs --tail 25 2>&1 | cut -c -400 || true
     compose down --volumes --timeout 20 >/dev/null 2>&1 || true
   fi
   standin_stop
   rm -rf "$work"
-  [ $code = 0 ] && say "passed" || say "FAILED"
+  if [ $code = 0 ]; then say "passed"; else say "FAILED"; fi
   exit $code
 }
 
+exec 3>&1 4>&2
 work=$(mktemp -d "${TMPDIR:-/tmp}/fleetcast-compose.XXXXXX")
 trap finish EXIT
 trap 'exit 130' INT
