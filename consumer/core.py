@@ -67,6 +67,11 @@ class Core:
         return sorted(self._partitions)
 
     @property
+    def servers_with_window(self) -> int:
+        """Servers whose window is long enough for a forecast."""
+        return sum(p.servers_with_window for p in self._partitions.values())
+
+    @property
     def servers(self) -> int:
         """Servers with a window or an open step."""
         return sum(p.servers for p in self._partitions.values())
@@ -78,6 +83,10 @@ class Core:
     def remove(self, partition: int) -> None:
         """Forget a partition."""
         self._partitions.pop(partition, None)
+
+    def state(self, partition: int) -> Partition | None:
+        """The partition's state; another object each time the partition is taken on."""
+        return self._partitions.get(partition)
 
     def first_open_offset(self, partition: int) -> int | None:
         """The first offset whose event still sits in an open step: what a restart must read again."""
@@ -94,18 +103,21 @@ class Core:
             UnreachableError: a schema id is not cached and the registry does not answer; nothing was changed.
         """
         events, kept, undecodable = self._codecs.events.decode([r.value for r in records])
-        return self._publish(partition, records, Decoded(events, kept, undecodable))
+        state = self._partitions[partition]  # held here: it may be given away while its output waits for the broker
+        return self._publish(partition, state, records, Decoded(events, kept, undecodable))
 
-    def _publish(self, partition: int, records: Sequence[Incoming], decoded: Decoded) -> Iterable[Outgoing]:
+    def _publish(
+        self, partition: int, state: Partition, records: Sequence[Incoming], decoded: Decoded
+    ) -> Iterable[Outgoing]:
         kept = decoded.kept
         offset = np.array([records[i].offset for i in kept], np.int64)
         appended = np.array([records[i].timestamp_ms for i in kept], np.int64)
-        closing, invalid = self._partitions[partition].advance(decoded.events, offset, appended)
+        closing, invalid = state.advance(decoded.events, offset, appended)
         self.counts.events += len(decoded.events) - len(invalid)
         refused = decoded.refused + [Rejection(kept[r.row], r.stage, r.reason) for r in invalid]
         yield from self._dead_letters(partition, records, refused)
         for closed, blocks in closing:
-            yield from self._steps(partition, closed)
+            yield from self._steps(partition, closed, state.keys)
             for due in blocks:
                 yield from self._forecasts(partition, due, offset[due.steps.closer])
 
@@ -117,10 +129,9 @@ class Core:
             incoming = records[rejection.row]
             yield dead_letter(incoming, rejection, self._topics.metrics, partition, self._topics.dlq)
 
-    def _steps(self, partition: int, closed: ClosedSteps) -> Iterable[Outgoing]:
+    def _steps(self, partition: int, closed: ClosedSteps, keys: list[str]) -> Iterable[Outgoing]:
         self.counts.steps += len(closed)
         self.counts.held_steps += int(closed.held.sum())
-        keys = self._partitions[partition].keys
         steps = list(step_records(closed, keys, self._contract, self._model.fingerprint))
         for step, value in zip(steps, self._codecs.steps.encode(steps), strict=True):
             yield Outgoing(self._topics.steps, step["server_id"].encode(), value, partition=partition)

@@ -21,7 +21,7 @@ def health_server(port: int, status: Callable[[], dict[str, Any]]) -> Iterator[i
 
     Args:
         port: where.
-        status: figures, with ``ready``; asked for each request.
+        status: figures, with ``ready`` and ``alive``; asked for each request.
 
     Raises:
         InputError: the port is taken.
@@ -47,7 +47,11 @@ def _handler(status: Callable[[], dict[str, Any]]) -> type[BaseHTTPRequestHandle
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             figures = status()
-            codes = {"/livez": 200, "/status": 200, "/readyz": 200 if figures["ready"] else 503}
+            codes = {
+                "/livez": 200 if figures["alive"] else 503,
+                "/readyz": 200 if figures["ready"] else 503,
+                "/status": 200,
+            }
             body = json.dumps(figures).encode()
             self.send_response(codes.get(self.path, 404))
             self.send_header("Content-Type", "application/json")

@@ -36,9 +36,10 @@ class Inbox:
     ) -> None:
         """Subscribe. ``removed`` is called before a partition is given away, or after it was lost."""
         self._topic, self._added, self._removed = topic, added, removed
-        self._at_end: set[int] = set()
+        self._at_end: dict[int, int] = {}  # offset of the end, by partition that was read to it
         self._assigned: set[int] = set()
-        self._paused: dict[int, float] = {}
+        self._paused: set[int] = set()
+        self._all_paused = False
         self.joined = False
         self._consumer = Consumer({**_DEFAULTS, **config, "group.id": group_id}, logger=LIBRDKAFKA)
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
@@ -46,7 +47,28 @@ class Inbox:
     @property
     def caught_up(self) -> bool:
         """An assignment is known, and each of its partitions has been read to its end."""
-        return self.joined and self._assigned <= self._at_end
+        return self.joined and self._assigned <= self._at_end.keys()
+
+    def at_end_for_sure(self) -> bool:
+        """Ask the broker whether there is nothing more to read; False where it does not answer."""
+        try:
+            for partition in self._assigned:
+                _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=5)
+                if high > self._at_end.get(partition, -1):
+                    return False
+        except KafkaException as failure:
+            log.warning("the broker does not say whether there is more to read", error=failure.args[0].str())
+            return False
+        return True
+
+    def keep_alive(self) -> None:
+        """Stay a member of the group while nothing can be processed: poll without reading."""
+        self._all_paused = True
+        self._consumer.pause([TopicPartition(self._topic, p) for p in self._assigned])
+        for message in self._consumer.consume(1, 0):
+            partition = message.partition()
+            if partition is not None and not self._is_event(message, partition):
+                self.rewind(partition, int(message.offset() or 0))  # fetched before the pause: read again later
 
     def poll(self, limit: int, timeout_s: float) -> dict[int, list[Incoming]]:
         """Up to ``limit`` records by partition.
@@ -54,12 +76,15 @@ class Inbox:
         Raises:
             FleetcastError: the broker reports an error that does not heal by itself.
         """
+        if self._all_paused:
+            self._all_paused = False
+            self._consumer.resume([TopicPartition(self._topic, p) for p in self._assigned - self._paused])
         batches: dict[int, list[Incoming]] = {}
         for message in self._consumer.consume(limit, timeout_s):
             partition = message.partition()
             if partition is None or self._is_event(message, partition):
                 continue
-            self._at_end.discard(partition)
+            self._at_end.pop(partition, None)
             batches.setdefault(partition, []).append(incoming(message))
         # A partition may have been given away by a callback inside consume().
         return {p: records for p, records in batches.items() if p in self._assigned}
@@ -70,10 +95,12 @@ class Inbox:
 
     def pause(self, partition: int) -> None:
         """Fetch nothing of a partition for now."""
+        self._paused.add(partition)
         self._consumer.pause([TopicPartition(self._topic, partition)])
 
     def resume(self, partition: int) -> None:
         """Fetch it again."""
+        self._paused.discard(partition)
         if partition in self._assigned:
             self._consumer.resume([TopicPartition(self._topic, partition)])
 
@@ -104,7 +131,7 @@ class Inbox:
         if error is None:
             return False
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name in librdkafka's bindings
-            self._at_end.add(partition)
+            self._at_end[partition] = int(message.offset() or 0)
         elif error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART):
             raise FleetcastError(f"cannot read {self._topic}: {error.str()}")
         else:
@@ -132,7 +159,8 @@ class Inbox:
 
     def _forget(self, partition: int) -> None:
         self._assigned.discard(partition)
-        self._at_end.discard(partition)
+        self._paused.discard(partition)
+        self._at_end.pop(partition, None)
 
 
 def incoming(message: Message) -> Incoming:

@@ -1,6 +1,6 @@
 """The one producer of the service: idempotent, backpressured, and loud when a record could not be delivered."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
@@ -9,8 +9,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from consumer.inbox import LIBRDKAFKA
 from consumer.messages import Outgoing
 from schemas.errors import FleetcastError, UnreachableError
+from schemas.topics import DLQ_HEADROOM_BYTES, MAX_MESSAGE_BYTES
 
 log = structlog.get_logger(__name__)
+_WAIT_SECONDS = 0.5
 _DEFAULTS: dict[str, Any] = {
     "enable.idempotence": True,
     "acks": "all",
@@ -20,14 +22,24 @@ _DEFAULTS: dict[str, Any] = {
     # A broker that is away is waited for: records stay queued rather than fail (retries are endless by default).
     "delivery.timeout.ms": 2_147_483_647,
     "queue.buffering.max.kbytes": 131_072,
+    # A refused record of the input's largest size goes to the DLQ with headers that say why.
+    "message.max.bytes": MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES,
 }
+
+
+class GivenUpError(Exception):
+    """The broker takes nothing, and the time to wait for it is over."""
 
 
 class Outbox:
     """Publishes records; ``flush`` returns only when every one of them is on the broker."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """``config``: librdkafka properties; they override the defaults."""
+    def __init__(self, config: dict[str, Any], while_waiting: Callable[[], None]) -> None:
+        """``config``: librdkafka properties; they override the defaults.
+
+        ``while_waiting`` is called about twice a second while the broker takes nothing; it may raise GivenUpError.
+        """
+        self._while_waiting = while_waiting
         self._producer = Producer({**_DEFAULTS, **config}, logger=LIBRDKAFKA)
         self._failed: list[str] = []
 
@@ -40,16 +52,17 @@ class Outbox:
         self._producer.poll(0)
         return count
 
-    def flush(self, timeout_s: float = 60) -> bool:
-        """Wait until all is delivered; False where the broker took longer than ``timeout_s``.
+    def flush(self) -> None:
+        """Wait until all is delivered.
 
         Raises:
             FleetcastError: a record was refused for good (too large, say): the service must stop, not skip it.
+            GivenUpError: ``while_waiting`` said so.
         """
-        left = self._producer.flush(timeout_s)
+        while self._producer.flush(_WAIT_SECONDS):
+            self._while_waiting()
         if self._failed:
             raise FleetcastError(f"{len(self._failed)} records could not be delivered, the first: {self._failed[0]}")
-        return left == 0
 
     def close(self) -> None:
         """Drop what is not delivered; ``flush`` first to keep it."""
@@ -69,7 +82,8 @@ class Outbox:
                     on_delivery=self._delivered,
                 )
             except BufferError:  # the queue is full: let deliveries make room
-                self._producer.poll(0.1)
+                if not self._producer.poll(_WAIT_SECONDS):
+                    self._while_waiting()
             except KafkaException as error:
                 raise _fatal(error.args[0], record.topic) from None
             else:

@@ -1,5 +1,6 @@
 """What must be there before the service starts, and what is said where it is not."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,21 +23,27 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-def within(seconds: float, attempt: Callable[[], T]) -> T:
-    """Repeat ``attempt`` while something is out of reach, for so long.
+class Patience:
+    """How long a start waits for a broker and a registry that are not there yet: both together."""
 
-    Raises:
-        UnreachableError: the last one.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return attempt()
-        except UnreachableError as error:
-            if time.monotonic() >= deadline:
-                raise
-            log.warning("waiting", reason=str(error))
-            time.sleep(1)
+    def __init__(self, seconds: float, stop: threading.Event) -> None:
+        """The time counts from now; ``stop`` ends it at once."""
+        self._deadline, self._stop = time.monotonic() + seconds, stop
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Repeat ``attempt`` while something is out of reach.
+
+        Raises:
+            UnreachableError: the last one, when the time is over or the start was given up.
+        """
+        while True:
+            try:
+                return attempt()
+            except UnreachableError as error:
+                if self._stop.is_set() or time.monotonic() >= self._deadline:
+                    raise
+                log.warning("waiting", reason=str(error))
+                self._stop.wait(1)
 
 
 def check_topics(kafka: dict[str, Any], topics: Topics) -> None:

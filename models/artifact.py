@@ -142,6 +142,7 @@ def save(root: Path, version: str, trained: Trained, card: str) -> Path:
         (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
         (temporary / METADATA).write_text(json.dumps(trained.metadata, indent=2) + "\n", encoding="utf-8")
         (temporary / CARD).write_text(card, encoding="utf-8")
+        (temporary / WEIGHTS).chmod(0o644)  # safetensors writes 0600; a container's user must read it too
         temporary.chmod(0o755)
         temporary.replace(final)
     except BaseException:
@@ -176,6 +177,9 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
         raise ArtifactError(f"{folder / CONFIG}: stages {list(config.stages)} are not {list(STAGES)}")
     scaling = _scaling(folder, config, layout)
     network = _read_network(folder, config, layout, scaling)
+    metadata = _read_json(folder / METADATA)
+    if not isinstance(metadata, dict):
+        raise ArtifactError(f"{folder / METADATA} is no JSON object")
     served = contract or own
     layout = Layout(served) if contract is not None else layout
     return Model(
@@ -186,7 +190,7 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
         layout=layout,
         scaling=scaling,
         network=network,
-        metadata=_read_json(folder / METADATA),
+        metadata=metadata,
     )
 
 

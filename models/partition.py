@@ -10,7 +10,7 @@ from models.steps import NEVER, OpenSteps
 from models.windows import ClosedSteps, WindowBatch, Windows
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.contract import Contract
-from schemas.validation import ahead, rows_without, validate
+from schemas.validation import ahead, iso, rows_without, validate
 
 _GATHER_ROWS = 1024  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
 
@@ -47,6 +47,11 @@ class Partition:
     def servers(self) -> int:
         """Servers with a window or an open step."""
         return len(self._slots)
+
+    @property
+    def servers_with_window(self) -> int:
+        """Servers whose window is long enough for a forecast."""
+        return self._windows.long_enough()
 
     @property
     def keys(self) -> list[str]:
@@ -113,8 +118,9 @@ class Partition:
             yield DueWindows(steps, [self._keys[slot] for slot in steps.slot], windows)
 
     def _late(self, row: int, batch: EventBatch) -> Rejection:
-        end = (int(batch.time[row]) // self.contract.step_ms + 1) * self.contract.step_ms
-        return Rejection(row, "late", f"its step ended at {end} ms and is closed")
+        name, time = self.contract.time.name, int(batch.time[row])
+        end = (time // self.contract.step_ms + 1) * self.contract.step_ms
+        return Rejection(row, "late", f"{name}: {iso(time)} is late: its step ended at {iso(end)} and is closed")
 
     def _slots_of(self, events: EventBatch) -> Ints:
         slots = np.fromiter((self._slots.get(key, -1) for key in events.keys), np.int64, len(events))

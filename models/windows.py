@@ -155,6 +155,11 @@ class Windows:
         limit = closed_before - 1 - self._contract.settings.max_gap_steps
         return np.flatnonzero((self._last_step != _NONE) & (self._last_step < limit))
 
+    def long_enough(self) -> int:
+        """How many windows a forecast can be made from."""
+        least = self._contract.settings.min_encoder_steps
+        return int(((self._last_step != _NONE) & (self._last_step - self._first_step + 1 >= least)).sum())
+
     @staticmethod
     def parts(cells: Cells) -> list[Cells]:
         """Cut closed cells so that each part may be appended before any of its windows is gathered."""

@@ -25,21 +25,24 @@ RESERVED = ("server_id", "step_start", "step_seconds", "count", "held", "held_fi
 Known = Literal["hour", "day_of_week", "month", "is_weekend", "time_of_day", "season_lag"]
 _INT_MAX = 2**31 - 1  # the records going out hold an Avro int
 Count = Annotated[int, Field(strict=True, ge=1, le=_INT_MAX)]
+# Windows are kept in memory, by server: what is longer is a mistake.
+MOST_STEPS = 100_000
+Steps = Annotated[int, Field(strict=True, ge=1, le=MOST_STEPS)]
 
 
 class Settings(Strict):
     """The ``fleetcast`` attribute of the record. Durations are in steps or seconds, as their names say."""
 
     step_seconds: Count
-    encoder_steps: Annotated[int, Field(strict=True, ge=2, le=_INT_MAX)]
-    horizon_steps: Count
-    min_encoder_steps: Count
+    encoder_steps: Annotated[int, Field(strict=True, ge=2, le=MOST_STEPS)]
+    horizon_steps: Steps
+    min_encoder_steps: Steps
     quantiles: tuple[Number, ...] = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
     known: tuple[Known, ...] = ()
-    season_steps: Count
+    season_steps: Steps
     allowed_lateness_seconds: Annotated[float, Field(strict=True, ge=0)] = 60
     max_ahead_seconds: Annotated[float, Field(strict=True, ge=0)] = 300
-    max_gap_steps: Annotated[int, Field(strict=True, ge=0, le=_INT_MAX)] = 12
+    max_gap_steps: Annotated[int, Field(strict=True, ge=0, le=MOST_STEPS)] = 12
     forecast_every_steps: Count = 1
 
     @model_validator(mode="before")
@@ -59,6 +62,11 @@ class Settings(Strict):
     def _sensible(self) -> Self:
         if self.min_encoder_steps > self.encoder_steps:
             raise ValueError(f"min_encoder_steps {self.min_encoder_steps} exceeds encoder_steps {self.encoder_steps}")
+        open_steps = (self.allowed_lateness_seconds + self.max_ahead_seconds) / self.step_seconds
+        if not open_steps <= MOST_STEPS:
+            raise ValueError(
+                f"allowed_lateness_seconds + max_ahead_seconds keep {open_steps:g} steps open, more than {MOST_STEPS}"
+            )
         q = self.quantiles
         if not q or any(not 0 < level < 1 for level in q):
             raise ValueError(f"quantiles must lie between 0 and 1, not {list(q)}")

@@ -1,6 +1,7 @@
 """The schema registry: subjects by topic name, schemas by id, nothing registered behind anyone's back."""
 
 import json
+import time
 from typing import Any
 
 import httpx2 as httpx
@@ -11,8 +12,16 @@ from schemas.errors import FleetcastError, InputError, MismatchError, Unreachabl
 
 # Confluent's error codes: https://docs.confluent.io/platform/current/schema-registry/develop/api.html
 _NOT_FOUND = (40401, 40402, 40403)
+_AWAY_SECONDS = 0.9
 _INCOMPATIBLE = (409, 40901)
-_TRY_AGAIN = (404, 408, 429)  # 404 without a code of Confluent's: a proxy with nothing behind it, or a wrong path
+# Refused credentials too: at run time someone may be rotating them, and no record is lost by waiting.
+_TRY_AGAIN = (
+    401,
+    403,
+    404,
+    408,
+    429,
+)  # 404 without a code of Confluent's: a proxy with nothing behind it, or a wrong path
 # By default the client waits for ever on a server that accepts and says nothing. Who asks tries again by himself.
 _PATIENCE = {"timeout": 10, "max.retries": 1, "retries.wait.ms": 100}
 
@@ -37,6 +46,7 @@ class Registry:
         except ValueError as error:
             raise InputError(f"{url!r} is no URL of a registry: {error}") from None
         self._by_id: dict[int, dict[str, Any]] = {}
+        self._away_until = 0.0
 
     def writer_schema(self, schema_id: int) -> dict[str, Any] | None:
         """The schema under an id, or None where the registry knows none.
@@ -45,7 +55,13 @@ class Registry:
             UnreachableError: when the registry does not answer and the id is not cached.
         """
         if schema_id not in self._by_id:
-            found = self._ask(lambda: self._client.get_schema(schema_id))
+            if time.monotonic() < self._away_until:
+                raise UnreachableError(f"the registry at {self.url} did not answer a moment ago")
+            try:
+                found = self._ask(lambda: self._client.get_schema(schema_id))
+            except UnreachableError:  # one waiting time for all who ask now, not one for each
+                self._away_until = time.monotonic() + _AWAY_SECONDS
+                raise
             if found is None:
                 return None
             # A topic may hold values of another kind than Avro; their type is what the codec refuses them by.

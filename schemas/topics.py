@@ -67,7 +67,10 @@ def connect(config: dict[str, Any], timeout_s: float = 10) -> AdminClient:
 
 def partition_counts(admin: AdminClient, names: list[str], timeout_s: float = 10) -> dict[str, int]:
     """Partitions of those topics that exist."""
-    known = admin.list_topics(timeout=timeout_s).topics
+    try:
+        known = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException as error:
+        raise UnreachableError(f"the broker does not answer: {error.args[0].str()}") from None
     return {name: len(known[name].partitions) for name in names if name in known and known[name].error is None}
 
 
@@ -76,7 +79,7 @@ def create(
 ) -> dict[str, bool]:
     """Create the topics that are missing; repeats safely.
 
-    The steps follow the input's partition count: each step lies in the partition of its events.
+    All follow the input's partition count where that exists; the steps must, since each lies in its events' partition.
 
     Returns:
         Name to whether it was created now.
@@ -89,7 +92,7 @@ def create(
     new = [
         NewTopic(
             name,
-            num_partitions=wanted if name == topics.steps else partitions,
+            num_partitions=wanted,
             replication_factor=replication_factor,
             config=config,
         )

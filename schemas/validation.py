@@ -50,8 +50,8 @@ def ahead(batch: EventBatch, record_time: Ints, contract: Contract) -> list[Reje
         Rejection(
             int(row),
             "validate",
-            f"{contract.time.name}: {_iso(batch.time[row])} is more than {limit:g} s after the record was appended "
-            f"({_iso(record_time[row])})",
+            f"{contract.time.name}: {iso(batch.time[row])} is more than {limit:g} s after the record was appended "
+            f"({iso(record_time[row])})",
         )
         for row in np.flatnonzero(batch.time > record_time + round(limit * 1000))
     ]
@@ -72,5 +72,6 @@ def _range(low: float, high: float) -> str:
     return f"between {low:g} and {high:g}" if low > -np.inf else f"at most {high:g}"
 
 
-def _iso(time_ms: np.int64) -> str:
+def iso(time_ms: np.int64 | int) -> str:
+    """A time in messages: ISO, UTC."""
     return f"{np.datetime64(int(time_ms), 'ms')}Z"  # no time is too absurd for it, as one is for a datetime

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
 from fleetcast.times import Speed, Time, factor
 
@@ -18,7 +19,7 @@ SCENARIOS = click.Choice(["mixed", "healthy", "degrading", "critical"])
 
 
 def stop_on_signal() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; a second SIGINT interrupts for good."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; a second SIGINT interrupts for good."""
     stop = threading.Event()
 
     def handle(number: int, _: object) -> None:
@@ -28,6 +29,8 @@ def stop_on_signal() -> threading.Event:
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's wish
+        signal.signal(signal.SIGHUP, handle)
     return stop
 
 
@@ -53,7 +56,7 @@ def _publisher(common: Common, stop: threading.Event) -> "Publisher":
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.001),
+    type=FiniteRange(min=0.001),
     default=60.0,
     show_default=True,
     help="Seconds between two samples of a server.",
@@ -123,7 +126,7 @@ def replay(
 @click.option("--instance-id", help="Name of this member, in logs and to the broker.")
 @click.option(
     "--until-idle",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="SECONDS",
     help="End when nothing came for so long and all was read.",
 )
@@ -136,15 +139,16 @@ def consume(
     from consumer.core import Core
     from consumer.health import health_server
     from consumer.service import Service, ServiceOptions
-    from consumer.startup import check_topics, codecs, within
+    from consumer.startup import Patience, check_topics, codecs
     from models import artifact
     from schemas.registry import Registry
 
     stop, topics = stop_on_signal(), common.topics()
     model = artifact.load(artifact.find(model_name), common.contract())
     registry = Registry(common.registry_url)
-    within(30, lambda: check_topics(common.kafka, topics))
-    core = Core(model, within(30, lambda: codecs(model, registry, topics)), topics)
+    patience = Patience(30, stop)
+    patience(lambda: check_topics(common.kafka, topics))
+    core = Core(model, patience(lambda: codecs(model, registry, topics)), topics)
     kafka = {**common.kafka, "client.id": instance_id or "fleetcast"}
     options = ServiceOptions(group_id=group_id, until_idle_seconds=until_idle)
     service = Service(core, kafka=kafka, topics=topics, options=options, stop=stop)

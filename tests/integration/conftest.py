@@ -68,9 +68,11 @@ class Stream:
             publisher.publish(batch)
             publisher.flush()
 
-    def publish_raw(self, *messages: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]) -> None:
+    def publish_raw(
+        self, *messages: tuple[bytes | None, bytes | None, list[tuple[str, bytes]]], largest: int = 1_000_000
+    ) -> None:
         """Key, value and headers as they are, into partition 0."""
-        producer = Producer(self.kafka)
+        producer = Producer({**self.kafka, "message.max.bytes": largest + 10_000})
         for key, value, headers in messages:
             producer.produce(self.topics.metrics, value, key, partition=0, headers=headers)
         assert producer.flush(10) == 0

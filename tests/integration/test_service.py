@@ -149,7 +149,7 @@ def test_the_command_ends_cleanly_on_sigterm(
         for line in process.stderr or ():
             said = json.loads(line) if line.startswith("{") else {}
             port = said.get("port", port)
-            ready = said.get("event") == "ready"
+            ready = said.get("event") == "caught up"
             if ready:
                 break
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
