@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import structlog
 
 from consumer.dlq import dead_letter
 from consumer.messages import Incoming, Outgoing
@@ -18,6 +19,8 @@ from schemas.batch import EventBatch, Ints, Rejection
 from schemas.codec import EventCodec, RecordCodec
 from schemas.topics import Topics
 
+log = structlog.get_logger(__name__)
+
 
 @dataclass(slots=True)
 class Counts:
@@ -28,6 +31,7 @@ class Counts:
     held_steps: int = 0
     forecasts: int = 0
     withheld: int = 0
+    watermark_jumps: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
 
@@ -112,7 +116,11 @@ class Core:
         kept = decoded.kept
         offset = np.array([records[i].offset for i in kept], np.int64)
         appended = np.array([records[i].timestamp_ms for i in kept], np.int64)
+        jumps = state.jumps
         closing, invalid = state.advance(decoded.events, offset, appended)
+        if state.jumps > jumps:
+            self.counts.watermark_jumps += state.jumps - jumps
+            log.warning("event time jumped by more than a window", partition=partition, watermark_ms=state.watermark_ms)
         self.counts.events += len(decoded.events) - len(invalid)
         refused = decoded.refused + [Rejection(kept[r.row], r.stage, r.reason) for r in invalid]
         yield from self._dead_letters(partition, records, refused)

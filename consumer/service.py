@@ -206,5 +206,5 @@ class Service:
             "ready": held_any and self._current and (can_forecast > 0 or servers == 0),
             "partitions": len(self.core.partitions), "servers": servers, "servers_with_window": can_forecast,
             "events": counts.events, "steps": counts.steps, "held": counts.held_steps, "forecasts": counts.forecasts,
-            "withheld": counts.withheld, "refused": dict(counts.refused),
+            "withheld": counts.withheld, "watermark_jumps": counts.watermark_jumps, "refused": dict(counts.refused),
         }  # fmt: skip

@@ -64,6 +64,11 @@ class Partition:
         return None if self._open.latest_ms == NEVER else self._open.watermark_ms
 
     @property
+    def jumps(self) -> int:
+        """Events that moved the watermark by more than a window."""
+        return self._open.jumps
+
+    @property
     def windows(self) -> Windows:
         """The windows themselves, for those who gather by their own choice (training)."""
         return self._windows

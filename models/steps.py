@@ -80,7 +80,9 @@ class OpenSteps:
         self._lateness_ms = round(settings.allowed_lateness_seconds * 1000)
         span_ms = self._lateness_ms + round(settings.max_ahead_seconds * 1000)
         self._width = span_ms // self._step_ms + 2
+        self._window_ms = settings.encoder_steps * self._step_ms
         self.latest_ms = NEVER
+        self.jumps = 0  # events that moved the watermark by more than a window: an outage, or a clock that is off
         self._step: Ints = np.full((0, self._width), -1, np.int64)
         self._cells = _blank(contract, 0)
 
@@ -122,7 +124,9 @@ class OpenSteps:
         if not len(batch):
             return _blank(self._contract, 0)
         before = self.closed_before
-        latest = self._latest(batch.time, record_time)[1:]
+        latest = self._latest(batch.time, record_time)
+        self.jumps += int(((latest[:-1] != NEVER) & (np.diff(latest) > self._window_ms)).sum())
+        latest = latest[1:]
         cells = self._accumulate(slot, batch, offset)
         self.latest_ms = int(latest[-1])
         parts = [cells, self._remove_closed()] if self.closed_before > before else [cells]

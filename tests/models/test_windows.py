@@ -138,3 +138,19 @@ def test_order_of_publication_does_not_depend_on_chunks(data: st.DataObject) -> 
 
     assert [s[8] for s in whole] == [s[8] for s in chunked]
     assert {s[8]: s[1] for s in whole} == {s[8]: s[1] for s in chunked}
+
+
+@pytest.mark.parametrize("chunks", [[], [1], [1, 2, 3]])
+def test_a_jump_of_more_than_a_window_is_counted(chunks: list[int]) -> None:
+    """One event far ahead of the others is counted once, however the log is cut; ordinary gaps are not."""
+    contract = CONTRACTS["plain"]
+    batch = EventBatch.allocate(contract, 4)
+    batch.keys[:], batch.reals[:] = "a", 1.0
+    batch.time[:] = START_MS + np.array([0, 30_000, 120_000, 125_000])
+    partition = Partition(contract)
+    for start, end in zip([0, *chunks], [*chunks, 4], strict=True):
+        parts, _ = partition.advance(batch.take(slice(start, end)), np.arange(start, end, dtype=np.int64))
+        for _closed, due in parts:
+            list(due)
+
+    assert partition.jumps == 1
