@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from fleetcast.masking import mask_event
+
 
 def configure(level: str = "info") -> None:
     """Set structlog up for this process."""
@@ -16,11 +18,11 @@ def configure(level: str = "info") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if terminal else [structlog.processors.format_exc_info]),
+            mask_event,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # what it is now, whoever replaced it
     )
     librdkafka = logging.getLogger("librdkafka")
     librdkafka.handlers, librdkafka.propagate = [_Forward()], False

@@ -1,12 +1,15 @@
 """Options that every command takes. Flags beat the environment, the environment beats the file."""
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from fleetcast import config
+from fleetcast.masking import MASK, is_secret, mask
 
 if TYPE_CHECKING:
     from schemas.contract import Contract
@@ -14,8 +17,8 @@ if TYPE_CHECKING:
     from schemas.topics import Topics
 
 F = TypeVar("F", bound=Callable[..., Any])
-_TOPICS = "fleetcast.topics"
-_SECRET = ("password", "secret", "key.pem", "token")
+_FILE = "fleetcast.config"
+_OBJECTS = ("logger", "default.topic.config", "delivery.report.only.error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,10 @@ class Common:
     """What every command knows.
 
     Attributes:
-    XX        contract_file: None for the shipped one.
+        kafka: librdkafka properties.
+        registry_url: where the schemas are.
+        contract_file: None for the shipped one.
+        topic_names: those that differ from the defaults.
     """
 
     kafka: dict[str, str]
@@ -33,8 +39,8 @@ class Common:
 
     def __repr__(self) -> str:
         """Without passwords."""
-        shown = {k: "***" if any(s in k for s in _SECRET) else v for k, v in self.kafka.items()}
-        return f"Common(kafka={shown}, registry_url={self.registry_url!r}, contract_file={self.contract_file})"
+        kafka = {k: MASK if is_secret(k) else v for k, v in self.kafka.items()}
+        return f"Common(kafka={kafka}, registry_url={mask(self.registry_url)!r}, contract_file={self.contract_file})"
 
     def topics(self) -> "Topics":
         """The topic names."""
@@ -78,8 +84,9 @@ def common(command: F) -> F:
     def wrapped(
         bootstrap_servers: str, registry_url: str, properties: dict[str, str], contract_file: Path | None, **rest: Any
     ) -> Any:
-        kafka = {"bootstrap.servers": bootstrap_servers, **properties}
-        names = click.get_current_context().meta.get(_TOPICS, {})
+        ctx = click.get_current_context()
+        kafka = _kafka(ctx, bootstrap_servers, properties)
+        names = ctx.meta[_FILE].topics if _FILE in ctx.meta else {}
         return command(common=Common(kafka, registry_url, contract_file, names), **rest)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
@@ -87,6 +94,9 @@ def common(command: F) -> F:
     for option in reversed(options):
         wrapped = option(wrapped)
     return wrapped  # type: ignore[return-value]
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
 
 
 def mapping_option(command: F) -> F:
@@ -105,16 +115,22 @@ def load_mapping(file: Path | None) -> "Mapping | None":
     return None if file is None else Mapping.load(file)
 
 
-def _properties(_: click.Context, __: click.Parameter, values: Any) -> dict[str, str]:
-    if isinstance(values, dict):  # a [kafka] table of the file
-        values = [f"{k}={v}" for k, v in values.items()]
+def _properties(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     properties = {}
     for item in values:
-        name, equals, value = str(item).partition("=")
+        name, equals, value = item.partition("=")
         if not equals or not name:
-            raise click.BadParameter(f"{item!r} is not KEY=VALUE")
+            raise click.BadParameter(f"{MASK if is_secret(item) else repr(item)} is not KEY=VALUE")
         properties[name] = value
+    _refuse_callbacks(properties)
     return properties
+
+
+def _refuse_callbacks(properties: dict[str, str]) -> None:
+    """What the Python client takes as functions or objects has no text that could mean it."""
+    for name in properties:
+        if name.endswith("_cb") or name.startswith("on_") or name in _OBJECTS:
+            raise click.BadParameter(f"the Kafka property {name} cannot be set from outside")
 
 
 def _logs(_: click.Context, __: click.Parameter, level: str) -> None:
@@ -124,37 +140,21 @@ def _logs(_: click.Context, __: click.Parameter, level: str) -> None:
 
 
 def _config(ctx: click.Context, _: click.Parameter, file: Path | None) -> None:
-    """Defaults from the file: top-level names for all commands, a table named like a command for that one.
-
-    ``[kafka]`` holds librdkafka properties, ``[topics]`` the names of topics.
-    """
+    """Defaults from the file."""
     if file is None:
         return
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {file}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{file} is not TOML: {error}") from None
-    own = {k: v for k, v in values.items() if not isinstance(v, dict)}
-    own |= values.get(ctx.info_name or "", {})
-    if "kafka" in values:
-        own["properties"] = [f"{k}={v}" for k, v in values["kafka"].items()]
-    ctx.meta[_TOPICS] = _topic_names(values.get("topics", {}), file)
-    if "contract" in own:
-        own["contract_file"] = own.pop("contract")
-    if "mapping" in own:
-        own["mapping_file"] = own.pop("mapping")
-    own = {k.replace("-", "_"): v for k, v in own.items()}
-    known = {p.name for p in ctx.command.params}
-    if unknown := set(values.get(ctx.info_name or "", {})) - known - {"contract", "mapping"}:
-        raise click.BadParameter(f"{file}: [{ctx.info_name}] has no option {min(unknown)!r}")
-    ctx.default_map = {**(ctx.default_map or {}), **own}
+    loaded = config.load(file, ctx)
+    _refuse_callbacks(loaded.kafka)
+    ctx.meta[_FILE] = loaded
+    ctx.default_map = {**(ctx.default_map or {}), **loaded.options}
 
 
-def _topic_names(table: dict[str, object], file: Path) -> dict[str, str]:
-    known = ("metrics", "steps", "forecasts", "scores", "dlq")
-    for name, value in table.items():
-        if name not in known or not isinstance(value, str):
-            raise click.BadParameter(f"{file}: [topics] {name} = {value!r}: names of {', '.join(known)} are text")
-    return {name: str(value) for name, value in table.items()}
+def _kafka(ctx: click.Context, bootstrap_servers: str, properties: dict[str, str]) -> dict[str, str]:
+    """Properties by key: ``--bootstrap-servers`` and ``-X``, then the environment, the file, the default."""
+    file: dict[str, str] = ctx.meta[_FILE].kafka if _FILE in ctx.meta else {}
+    found = {"bootstrap.servers": bootstrap_servers, **file, **properties}
+    source = ctx.get_parameter_source("bootstrap_servers")
+    given = source is ParameterSource.COMMANDLINE
+    if given or (source is not ParameterSource.DEFAULT and "bootstrap.servers" not in properties):
+        found["bootstrap.servers"] = bootstrap_servers
+    return found

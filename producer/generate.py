@@ -1,6 +1,7 @@
 """A fleet's history as parquet: ``metrics.parquet`` and ``incidents.parquet``."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from producer.fleet import Fleet, first_tick_ms
 from schemas.batch import EventBatch
 from schemas.contract import Contract
-from schemas.errors import FleetcastError, InputError
+from schemas.errors import InputError
 from schemas.fields import ContractField
 from schemas.history import INCIDENTS, METRICS
 
@@ -70,9 +71,10 @@ def generate(
         interval_s: seconds between the samples of a server.
 
     Raises:
-        InputError: naming the argument and its value.
-        FleetcastError: a file cannot be written.
+        InputError: naming the argument and its value, or the file that cannot be written.
     """
+    if not (math.isfinite(hours) and math.isfinite(interval_s)):
+        raise InputError(f"hours: {hours:g} and interval: {interval_s:g} must be finite")
     if not (interval_s >= 0.001 and hours * 3600 >= interval_s):
         raise InputError(f"hours: {hours:g} hold no sample at an interval of {interval_s:g} s")
     fleet = Fleet(contract, servers, seed, scenario)
@@ -89,7 +91,7 @@ def generate(
                 table = pa.Table.from_pandas(labels, schema=_INCIDENTS, preserve_index=False)
                 pq.write_table(table.replace_schema_metadata(None), partial_incidents)
     except OSError as error:
-        raise FleetcastError(f"cannot write {error.filename or output}: {error.strerror or error}") from None
+        raise InputError(f"cannot write {error.filename or output}: {error.strerror or error}") from None
     return GenerateResult(metrics_file, incidents_file, ticks * servers, len(labels), first, end)
 
 

@@ -1,12 +1,16 @@
 """``generate``, ``train``, ``evaluate``, ``forecast``, ``model check``: everything that needs no Kafka."""
 
 import json
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from fleetcast.commands.stream import SCENARIOS
+from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
 from fleetcast.times import Time
 
@@ -18,14 +22,14 @@ DATA = click.option("--data", "data_path", required=True, type=click.Path(path_t
 
 @click.command()
 @click.option("--servers", type=click.IntRange(1), default=15, show_default=True)
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--hours", type=FiniteRange(0, 1e6, min_open=True), default=24.0, show_default=True)
 @click.option("--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--start", type=Time(), default="2026-01-05T00:00:00Z", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--scenario", type=SCENARIOS, default="mixed", show_default=True)
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.001),
+    type=FiniteRange(0.001, 1e6),
     default=60.0,
     show_default=True,
     help="Seconds between two samples of a server.",
@@ -56,13 +60,13 @@ def generate(
     metavar="DIR",
     help="The artifact becomes DIR/tft_model_YYYYMMDD_HHMMSS.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--hidden-size", type=click.IntRange(8, 1024), default=32, show_default=True)
 @click.option(
     "--epoch-windows", type=click.IntRange(1), default=6000, show_default=True, help="Windows drawn at random an epoch."
 )
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=2e-3, show_default=True)
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=2e-3, show_default=True)
 @mapping_option
 @common
 def train(
@@ -79,6 +83,9 @@ def train(
     from schemas.history import read_history
 
     contract = common.contract()
+    with _writing(output):  # before hours are spent on what cannot be kept
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
     events = read_history([data_path], contract, load_mapping(mapping_file))
     options = TrainingOptions(
         epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size), epoch_windows=epoch_windows,
@@ -90,8 +97,20 @@ def train(
     if trained.metadata["validation_windows"]:
         evaluation = evaluate_trained(trained, events, trained.metadata["first_validation_step"])
         trained.metadata["metrics"] = evaluation.to_json()
-    folder = save(output, version, trained, model_card(version, trained, evaluation))
+    with _writing(output):
+        folder = save(output, version, trained, model_card(version, trained, evaluation))
     click.echo(folder)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """What the system refuses to write becomes an error that names the path."""
+    from schemas.errors import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--output: cannot write {error.filename or output}: {error.strerror or error}") from None
 
 
 @click.command()

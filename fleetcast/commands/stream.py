@@ -56,7 +56,7 @@ def _publisher(common: Common, stop: threading.Event) -> "Publisher":
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--interval",
-    type=FiniteRange(min=0.001),
+    type=FiniteRange(0.001, 1e6),
     default=60.0,
     show_default=True,
     help="Seconds between two samples of a server.",

@@ -3,6 +3,7 @@
 import click
 
 from fleetcast.commands.stream import SCENARIOS, stop_on_signal
+from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common
 from fleetcast.times import Speed
 
@@ -40,7 +41,7 @@ def tail(
 @click.command()
 @click.option("--broker", type=click.Choice(["auto", "apache", "embedded"]), default="auto", show_default=True)
 @click.option("--registry", type=click.Choice(["auto", "apicurio", "embedded"]), default="auto", show_default=True)
-@click.option("--seconds", type=click.FloatRange(min=0), help="End so long after the consumer is ready.")
+@click.option("--seconds", type=FiniteRange(min=0), help="End so long after the consumer is ready.")
 @click.option("--model", "model_name", default="latest", show_default=True, metavar="DIR|latest")
 @click.option("--servers", type=click.IntRange(1), default=15, show_default=True)
 @click.option("--start", default="-49h", show_default=True, help="Where the fleet's history begins.")
@@ -52,7 +53,11 @@ def up(
     *, common: Common, broker: str, registry: str, seconds: float | None, model_name: str, servers: int, start: str,
     speed: float | str, scenario: str, http_port: int,
 ) -> None:  # fmt: skip
-    """All of it on this machine: broker, registry, topics, simulator, consumer, and the forecasts printed."""
+    """All of it on this machine: broker, registry, topics, simulator, consumer, and the forecasts printed.
+
+    Its parts speak to the broker and registry that it starts, on topics of the default names: of a --config file only
+    the options of this command count, and addresses, [kafka] and [topics] do not.
+    """
     from fleetcast.up import Plan, run
 
     plan = Plan(
