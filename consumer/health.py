@@ -16,22 +16,18 @@ log = structlog.get_logger(__name__)
 
 
 @contextmanager
-def health_server(port: int, status: Callable[[], dict[str, Any]]) -> Iterator[int]:
+def health_server(port: int, status: Callable[[], dict[str, Any]], *, any_port: bool = False) -> Iterator[int]:
     """Serve on all interfaces' ``port`` (0: any free one) while in the context; yields the port.
 
     Args:
         port: where.
+        any_port: where it is taken, use a free one: several members may share a host.
         status: figures, with ``ready`` and ``alive``; asked for each request.
 
     Raises:
         InputError: the port is taken.
     """
-    try:
-        server = ThreadingHTTPServer(("", port), _handler(status))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise InputError(f"port {port} is taken: choose another with --http-port") from None
+    server = _bind(port, status, any_port=any_port)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
     thread.start()
@@ -41,6 +37,18 @@ def health_server(port: int, status: Callable[[], dict[str, Any]]) -> Iterator[i
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _bind(port: int, status: Callable[[], dict[str, Any]], *, any_port: bool) -> ThreadingHTTPServer:
+    try:
+        return ThreadingHTTPServer(("", port), _handler(status))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        if not any_port:
+            raise InputError(f"port {port} is taken: choose another with --http-port") from None
+    log.warning("the health port is taken; using a free one", port=port)
+    return ThreadingHTTPServer(("", 0), _handler(status))
 
 
 def _handler(status: Callable[[], dict[str, Any]]) -> type[BaseHTTPRequestHandler]:

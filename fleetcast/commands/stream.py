@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
@@ -121,7 +122,7 @@ def replay(
     type=click.IntRange(0, 65_535),
     default=8000,
     show_default=True,
-    help="Health over HTTP (/livez, /readyz, /status); 0 chooses a free port.",
+    help="Health over HTTP (/livez, /readyz, /status); 0 chooses a free port, as does the default where it is taken.",
 )
 @click.option("--instance-id", help="Name of this member, in logs and to the broker.")
 @click.option(
@@ -141,10 +142,15 @@ def consume(
     from consumer.service import Service, ServiceOptions
     from consumer.startup import Patience, check_topics, codecs
     from models import artifact
+    from schemas.contract import Contract
+    from schemas.fingerprint import other_differences
     from schemas.registry import Registry
 
     stop, topics = stop_on_signal(), common.topics()
-    model = artifact.load(artifact.find(model_name), common.contract())
+    contract = common.contract()
+    model = artifact.load(artifact.find(model_name), contract)
+    for difference in other_differences(Contract(model.config.contract), contract):
+        click.echo(f"note: accepted difference from the model's contract: {difference}", err=True)
     registry = Registry(common.registry_url)
     patience = Patience(30, stop)
     patience(lambda: check_topics(common.kafka, topics))
@@ -153,7 +159,8 @@ def consume(
     options = ServiceOptions(group_id=group_id, until_idle_seconds=until_idle)
     service = Service(core, kafka=kafka, topics=topics, options=options, stop=stop)
     log_start(model, processing_guarantee, group_id)
-    with health_server(http_port, service.status):
+    chosen = click.get_current_context().get_parameter_source("http_port") is not ParameterSource.DEFAULT
+    with health_server(http_port, service.status, any_port=not chosen):
         service.run()
 
 
