@@ -184,20 +184,31 @@ def _is_quantile(quantile: object) -> bool:
 
 
 def _target(target: dict[str, Any]) -> str:
-    median = min(target["quantiles"], key=lambda q: abs(q["level"] - 0.5))["values"]
+    """Median now, its course between the 80 % interval's extremes, median and interval at the end."""
+    low, median, high = (_nearest(target, level) for level in (0.1, 0.5, 0.9))
     breach = target["breach"]
     risk = f" !{breach['probability']:.0%}" if breach and breach["probability"] >= 0.5 else ""
-    return f"{target['name']} {median[0]:.1f}{spark(median)}{median[-1]:.1f}{risk}"
+    name = target["name"].removesuffix(f"_{target.get('unit')}")
+    bars = spark(median, [*low, *high])
+    return f"{name} {median[0]:.1f}{bars}{median[-1]:.1f} [{low[-1]:.0f}..{high[-1]:.0f}]{risk}"
 
 
-def spark(values: list[float]) -> str:
-    """Bars of at most ``_SPARKS`` steps, evenly spread, between the smallest and the largest value; no bar for NaN."""
+def _nearest(target: dict[str, Any], level: float) -> list[float]:
+    values: list[float] = min(target["quantiles"], key=lambda q: abs(q["level"] - level))["values"]
+    return values
+
+
+def spark(values: list[float], scale: list[float]) -> str:
+    """Bars of at most ``_SPARKS`` steps, evenly spread, between the extremes of ``scale``; no bar for NaN."""
     step = max(1, len(values) // _SPARKS)
-    shown = values[::step]
-    finite = [v for v in shown if math.isfinite(v)]
+    finite = [v for v in scale if math.isfinite(v)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     span = high - low or 1
-    return "".join(_BARS[round((v - low) / span * (len(_BARS) - 1))] if math.isfinite(v) else " " for v in shown)
+    return "".join(_bar((v - low) / span) if math.isfinite(v) else " " for v in values[::step])
+
+
+def _bar(height: float) -> str:
+    return _BARS[round(min(max(height, 0), 1) * (len(_BARS) - 1))]
 
 
 def _short(value: object) -> str:

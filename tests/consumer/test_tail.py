@@ -114,15 +114,15 @@ def test_a_forecast_has_bars() -> None:
 
     line = as_line({"server_id": "web-1", "issued_at": AT, "targets": [target]})
 
-    assert line == "05 Jan 00:00  web-1           cpu 1.0▁▅█3.0 !75%"
+    assert line == "05 Jan 00:00  web-1           cpu 1.0▁▃▆3.0 [3..4] !75%"
 
 
 def test_bars_of_what_is_not_finite() -> None:
     """NaN and infinity have no bar and cost the others none."""
     nan, inf = float("nan"), float("inf")
 
-    assert spark([1.0, nan, 2.0, inf]) == "▁ █ "
-    assert spark([nan]) == " "
+    assert spark([1.0, nan, 2.0, inf], [1.0, 2.0, nan]) == "▁ █ "
+    assert spark([nan], [nan]) == " "
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_without_java_forecasts_arrive_and_nothing_stays(model: Path, tmp_path: 
         out, err = process.communicate(timeout=120)
 
     assert process.returncode == 0, err
-    lines = [line for line in out.splitlines() if re.search(r"cpu_percent -?\d", line)]
+    lines = [line for line in out.splitlines() if re.search(r"cpu -?\d", line)]
     assert len(lines) >= 3
     assert "embedded broker, in memory and at least once" in err
     assert list(tmp_path.iterdir()) == []
