@@ -29,7 +29,7 @@ jars: install
 $(DEMO)/trained: | install
 	mkdir -p $(DEMO)
 	$(BIN)/fleetcast generate --servers 15 --hours 168 --output $(DEMO)/history
-	$(BIN)/fleetcast train --data $(DEMO)/history --epochs 2 --epoch-windows 3000 --output $(DEMO)/models | tee $(DEMO)/trained
+	$(BIN)/fleetcast train --data $(DEMO)/history --epochs 2 --epoch-windows 3500 --batch-size 32 --learning-rate 0.005 --output $(DEMO)/models | tee $(DEMO)/trained
 
 demo: install jars $(DEMO)/trained
 	@$(BIN)/fleetcast up --model "$$(tail -n 1 $(DEMO)/trained)" $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
