@@ -44,7 +44,7 @@ def tail(
 @click.option("--seconds", type=FiniteRange(min=0), help="End so long after the consumer is ready.")
 @click.option("--model", "model_name", default="latest", show_default=True, metavar="DIR|latest")
 @click.option("--servers", type=click.IntRange(1), default=15, show_default=True)
-@click.option("--start", default="-49h", show_default=True, help="Where the fleet's history begins.")
+@click.option("--start", default="-7d", show_default=True, help="Where the fleet's history begins.")
 @click.option("--speed", type=Speed(), default="60", show_default=True, help="Seconds of event time a second, or max.")
 @click.option("--scenario", type=SCENARIOS, default="mixed", show_default=True)
 @click.option("--http-port", type=click.IntRange(0, 65_535), default=0, show_default=True, help="0: any free one.")
