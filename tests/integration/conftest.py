@@ -112,14 +112,16 @@ class Stream:
         deadline = time.monotonic() + READ_SECONDS
         while left:
             assert time.monotonic() < deadline, f"partitions {left} of {topic} did not end within {READ_SECONDS} s"
-            for message in consumer.consume(1000, 0.5):
-                error = message.error()
-                if error is None:
-                    yield message
-                    deadline = time.monotonic() + READ_SECONDS
-                else:
-                    assert error.code() == KafkaError._PARTITION_EOF, error
-                    left.discard(message.partition())
+            message = consumer.poll(0.5)  # not consume(): after assign() it was seen to wait for ever
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                yield message
+                deadline = time.monotonic() + READ_SECONDS
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                left.discard(message.partition())
         consumer.close()
 
 
