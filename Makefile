@@ -6,7 +6,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
-PACKAGES := schemas models producer consumer devstack fleetcast
 # e.g. TORCH_INDEX=<index of CPU wheels> to spare the CUDA libraries
 UV_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
