@@ -1,28 +1,31 @@
 """A trained model on disk: safetensors and JSON, everything needed to rebuild it, nothing pickled.
 
 ``tft_model_YYYYMMDD_HHMMSS/`` holds ``model.safetensors``, ``config.json``, ``training_metadata.json`` and
-``MODEL_CARD.md``. The network is rebuilt from ``config.json`` alone; what does not fit is refused, in words.
+``MODEL_CARD.md`` with its pictures. The network is rebuilt from ``config.json`` alone; what does not fit is refused, in
+words, before more memory is taken than the files hold. Weights and config each hold the other's SHA-256: that tells
+damage and mixed up files, not who made them.
 """
 
 import json
 import re
 import shutil
-import struct
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from pytorch_forecasting import TemporalFusionTransformer
-from torch import Tensor, nn
 
 from models.layout import Layout, Scaling
-from models.network import NetworkSize, build_network
-from models.runtime import STAGES, Runtime
+from models.network import NetworkSize
+from models.runtime import CONFORMAL, STAGES, Runtime
+from models.untrusted import read_json, refuse
+from models.weights import pack, sha256, unpack
 from schemas.contract import Contract
 from schemas.errors import ArtifactError, ContractError, InputError, MismatchError
 from schemas.fields import Strict, first_problem
@@ -30,10 +33,10 @@ from schemas.fingerprint import differences, fingerprint
 
 WEIGHTS, CONFIG, METADATA, CARD = "model.safetensors", "config.json", "training_metadata.json", "MODEL_CARD.md"
 SHIPPED = Path(__file__).parent
-_NAME = re.compile(r"tft_model_\d{8}_\d{6}\Z")
-_MAX_CONFIG_BYTES = 4 << 20
-_MAX_HEADER_BYTES = 4 << 20
-_MAX_WEIGHTS_BYTES = 1 << 30
+_NAME = re.compile(r"tft_model_[0-9]{8}_[0-9]{6}\Z")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
+_MOST = {"inputs": 256, "symbols": 4_096, "quantiles": 256}  # more takes minutes to build, whatever its tensors' size
+_SINGLE = torch.finfo(torch.float32)  # inputs are scaled in it: 1e-50 would be 0 there
 
 
 class ScalingConfig(Strict):
@@ -50,7 +53,7 @@ class Config(Strict):
     """config.json."""
 
     format: Literal[1]
-    model_version: str = Field(pattern=r"^tft_model_\d{8}_\d{6}$")
+    model_version: str = Field(pattern=r"^tft_model_[0-9]{8}_[0-9]{6}$")
     contract: dict[str, Any]
     contract_fingerprint: str
     network: NetworkSize
@@ -58,6 +61,13 @@ class Config(Strict):
     vocabulary: dict[str, list[str]]
     unseen_symbols: dict[str, list[str]]
     stages: tuple[str, ...]
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def origin(self) -> dict[str, str]:
+        """What the weights' header has of it; its SHA-256 is of all but ``weights_sha256``, however it is spaced."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"weights_sha256"}), sort_keys=True)
+        names = {"contract_fingerprint": self.contract_fingerprint, "model_version": self.model_version}
+        return {**names, "config_sha256": sha256(text.encode())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +86,12 @@ class Model:
     layout: Layout
     scaling: Scaling
     network: TemporalFusionTransformer
+    offsets: NDArray[np.float32] | None
     metadata: dict[str, Any]
 
     def runtime(self) -> Runtime:
         """Inference with this model."""
-        return Runtime(self.layout, self.scaling, self.network)
+        return Runtime(self.layout, self.scaling, self.network, self.offsets)
 
 
 def find(name: str) -> Path:
@@ -100,7 +111,12 @@ def find(name: str) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training made. ``unseen``: by categorical variable, the symbols that training never saw."""
+    """What training made.
+
+    Attributes:
+        unseen: by categorical variable, the symbols that training never saw.
+        offsets: [targets, quantiles, horizon] conformal offsets in units of a window's scale, if there are any.
+    """
 
     network: TemporalFusionTransformer
     layout: Layout
@@ -108,47 +124,56 @@ class Trained:
     size: NetworkSize
     unseen: dict[str, list[str]]
     metadata: dict[str, Any]
+    offsets: NDArray[np.float32] | None = None
 
 
-def save(root: Path, version: str, trained: Trained, card: str) -> Path:
-    """Write an artifact below ``root``; it appears whole or not at all. Returns its absolute path."""
-    layout, scaling = trained.layout, trained.scaling
-    config = Config(
-        format=1,
-        model_version=version,
-        contract=layout.contract.schema,
-        contract_fingerprint=fingerprint(layout.contract),
-        network=trained.size,
-        scaling=ScalingConfig(
-            floor=scaling.floor,
-            level=scaling.level,
-            spread=scaling.spread,
-            covariates=scaling.covariates,
-            constant=scaling.constant,
-        ),
-        vocabulary=layout.vocabulary,
-        unseen_symbols=trained.unseen,
-        stages=STAGES,
-    )
+def save(root: Path, version: str, trained: Trained, card: str, files: Mapping[str, bytes] | None = None) -> Path:
+    """Write an artifact below ``root``; it appears whole or not at all. Returns its absolute path.
+
+    ``files`` are laid beside the card, by plain name; ``load`` does not look at them.
+    """
+    config = _config(version, trained)
+    extra = dict(files or {})
+    for name in extra:
+        if not _PLAIN.match(name) or name in (WEIGHTS, CONFIG, METADATA, CARD):
+            raise InputError(f"{name!r} is no name for a file beside a model card")
     root.mkdir(parents=True, exist_ok=True)
     final = root.absolute() / version
     if final.exists():
         raise InputError(f"{final} exists already")
+    weights = pack(trained.network, trained.offsets, config.origin())
+    config = config.model_copy(update={"weights_sha256": sha256(weights)})
+    contents = {WEIGHTS: weights, CONFIG: _json(config.model_dump(mode="json")), METADATA: _json(trained.metadata)}
     temporary = Path(tempfile.mkdtemp(prefix=f".{version}.", dir=root))
     try:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in _distinct(trained.network).items()}
-        weights_metadata = {"contract_fingerprint": config.contract_fingerprint, "model_version": version}
-        safetensors.torch.save_file(tensors, temporary / WEIGHTS, metadata=weights_metadata)
-        (temporary / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-        (temporary / METADATA).write_text(json.dumps(trained.metadata, indent=2) + "\n", encoding="utf-8")
-        (temporary / CARD).write_text(card, encoding="utf-8")
-        (temporary / WEIGHTS).chmod(0o644)  # safetensors writes 0600; a container's user must read it too
-        temporary.chmod(0o755)
+        for name, content in {**contents, CARD: card.encode(), **extra}.items():
+            (temporary / name).write_bytes(content)
+        temporary.chmod(0o755)  # a container's user must read it too
         temporary.replace(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return final
+
+
+def _config(version: str, trained: Trained) -> Config:
+    layout = trained.layout
+    return Config(
+        format=1,
+        model_version=version,
+        contract=layout.contract.schema,
+        contract_fingerprint=fingerprint(layout.contract),
+        network=trained.size,
+        scaling=ScalingConfig(**asdict(trained.scaling)),
+        vocabulary=layout.vocabulary,
+        unseen_symbols=trained.unseen,
+        stages=tuple(stage for stage in STAGES if stage != CONFORMAL or trained.offsets is not None),
+        weights_sha256="0" * 64,  # not written yet
+    )
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def load(folder: Path, contract: Contract | None = None) -> Model:
@@ -158,139 +183,89 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
         ArtifactError: missing, truncated, damaged, or not what it says.
         MismatchError: it does not fit the contract; the differences in words.
     """
+    path = folder / CONFIG
     config = _read_config(folder)
-    try:
-        own = Contract(config.contract)
-        layout = Layout(own)
-    except ContractError as error:
-        raise ArtifactError(f"{folder / CONFIG}: its contract: {error}") from None
+    own = _own_contract(path, config)
     if contract is not None and (found := differences(own, contract)):
         raise MismatchError(f"model {config.model_version} does not fit the contract:\n  " + "\n  ".join(found))
-    if fingerprint(own) != config.contract_fingerprint:
-        raise ArtifactError(
-            f"{folder / CONFIG}: the contract's fingerprint is {fingerprint(own)}, "
-            f"but contract_fingerprint says {config.contract_fingerprint}"
-        )
-    if layout.vocabulary != config.vocabulary:
-        raise ArtifactError(f"{folder / CONFIG}: vocabulary {config.vocabulary} is not that of its contract")
-    if config.stages != STAGES:
-        raise ArtifactError(f"{folder / CONFIG}: stages {list(config.stages)} are not {list(STAGES)}")
-    scaling = _scaling(folder, config, layout)
-    network = _read_network(folder, config, layout, scaling)
-    metadata = _read_json(folder / METADATA)
+    layout = _layout(path, config, own)
+    scaling = _scaling(path, config, layout)
+    network, offsets = unpack(
+        folder / WEIGHTS, config.network, layout, scaling, calibrated=CONFORMAL in config.stages,
+        origin=config.origin(), expected_sha256=config.weights_sha256,
+    )  # fmt: skip
+    metadata = read_json(folder / METADATA)
     if not isinstance(metadata, dict):
-        raise ArtifactError(f"{folder / METADATA} is no JSON object")
-    served = contract or own
-    layout = Layout(served) if contract is not None else layout
+        refuse(folder / METADATA, "it is no JSON object")
     return Model(
         version=config.model_version,
-        contract=served,
+        contract=contract or own,
         fingerprint=config.contract_fingerprint,
         config=config,
-        layout=layout,
+        layout=layout if contract is None else Layout(contract),
         scaling=scaling,
         network=network,
+        offsets=offsets,
         metadata=metadata,
     )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ArtifactError(f"{path} is larger than {_MAX_CONFIG_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is not JSON: {error}") from None
 
 
 def _read_config(folder: Path) -> Config:
     if not folder.is_dir():
         raise ArtifactError(f"there is no model folder {folder}")
     try:
-        return Config.model_validate(_read_json(folder / CONFIG))
+        return Config.model_validate(read_json(folder / CONFIG))
     except ValidationError as error:
-        raise ArtifactError(f"{folder / CONFIG}: {first_problem(error)}") from None
+        refuse(folder / CONFIG, first_problem(error))
 
 
-def _scaling(folder: Path, config: Config, layout: Layout) -> Scaling:
+def _own_contract(path: Path, config: Config) -> Contract:
+    """The contract that the artifact was trained with, of a size that can be built."""
+    try:
+        own = Contract(config.contract)
+    except ContractError as error:
+        refuse(path, f"its contract: {error}")
+    categorical = own.categories + own.statics
+    symbols = sum(len(field.symbols) for field in categorical)
+    numbers = {"inputs": len(own.inputs + categorical), "symbols": symbols, "quantiles": len(own.settings.quantiles)}
+    for what, number in numbers.items():
+        if number > _MOST[what]:
+            refuse(path, f"its contract has {number} {what}, a model may have {_MOST[what]}")
+    return own
+
+
+def _layout(path: Path, config: Config, own: Contract) -> Layout:
+    if fingerprint(own) != config.contract_fingerprint:
+        refuse(path, f"contract_fingerprint is {config.contract_fingerprint}, its contract's is {fingerprint(own)}")
+    try:
+        layout = Layout(own)
+    except ContractError as error:
+        refuse(path, f"its contract: {error}")
+    if layout.vocabulary != config.vocabulary:
+        refuse(path, f"vocabulary {config.vocabulary} is not that of its contract")
+    for name, symbols in config.unseen_symbols.items():
+        if not set(symbols) <= set(layout.vocabulary.get(name, [])):
+            refuse(path, f"unseen_symbols {symbols} of {name} are not in its vocabulary")
+    if config.stages not in (STAGES, tuple(stage for stage in STAGES if stage != CONFORMAL)):
+        refuse(path, f"stages {list(config.stages)} are not {list(STAGES)}, with or without {CONFORMAL}")
+    return layout
+
+
+def _scaling(path: Path, config: Config, layout: Layout) -> Scaling:
     given = config.scaling
-    wanted: dict[str, tuple[dict[str, Any], list[str]]] = {
-        "floor": (given.floor, layout.targets),
-        "level": (given.level, layout.targets),
-        "spread": (given.spread, layout.targets),
-        "covariates": (given.covariates, layout.covariates),
-    }
-    for what, (values, names) in wanted.items():
+    wanted = dict.fromkeys(("floor", "level", "spread"), layout.targets) | {"covariates": layout.covariates}
+    for what, names in wanted.items():
+        values = getattr(given, what)
         if sorted(values) != sorted(names):
-            raise ArtifactError(f"{folder / CONFIG}: scaling.{what} is of {sorted(values)}, not of {sorted(names)}")
-    deviations = [(name, deviation) for name, (_, deviation) in given.covariates.items()]
-    for name, value in (*given.floor.items(), *given.spread.items(), *deviations):
-        if value <= 0:
-            raise ArtifactError(f"{folder / CONFIG}: scaling of {name} is {value}, not a positive number")
+            refuse(path, f"scaling.{what} is of {sorted(values)}, not of {sorted(names)}")
+    means = {name: mean for name, (mean, _) in given.covariates.items()}
+    deviations = {name: deviation for name, (_, deviation) in given.covariates.items()}
+    for name, value in (*given.level.items(), *means.items()):
+        if abs(value) > _SINGLE.max:
+            refuse(path, f"scaling of {name} is {value}, too large a number")
+    for name, value in (*given.floor.items(), *given.spread.items(), *deviations.items()):
+        if not _SINGLE.tiny <= value <= _SINGLE.max:
+            refuse(path, f"scaling of {name} is {value}, not a positive float32")
     if unknown := set(given.constant) - set(layout.reals):
-        raise ArtifactError(f"{folder / CONFIG}: scaling.constant names unknown inputs {sorted(unknown)}")
+        refuse(path, f"scaling.constant names unknown inputs {sorted(unknown)}")
     return Scaling(**given.model_dump())
-
-
-def _distinct(network: nn.Module) -> dict[str, Tensor]:
-    """The network's tensors, those that it ties under their first name only."""
-    seen: set[int] = set()
-    distinct = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            distinct[name] = tensor
-    return distinct
-
-
-def _read_network(folder: Path, config: Config, layout: Layout, scaling: Scaling) -> TemporalFusionTransformer:
-    """Rebuild the network, check names and shapes against the file's header, and only then read its tensors."""
-    path = folder / WEIGHTS
-    with torch.device("meta"):
-        expected = {n: list(t.shape) for n, t in _distinct(build_network(layout, scaling, config.network)).items()}
-    header = _read_header(path)
-    weights_metadata = header.pop("__metadata__", {})
-    for name in ("contract_fingerprint", "model_version"):
-        if weights_metadata.get(name) != getattr(config, name):
-            raise ArtifactError(
-                f"{path}: its {name} is {weights_metadata.get(name)}, {CONFIG} says {getattr(config, name)}: "
-                "the files are of two models"
-            )
-    found = {name: entry.get("shape") for name, entry in header.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ArtifactError(
-                f"{path}: tensor {name} is {found.get(name, 'missing')}, the network needs {expected.get(name, 'none')}"
-            )
-    network = build_network(layout, scaling, config.network)
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}") from None
-    own = _distinct(network)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if tensor.dtype != own[name].dtype or not torch.isfinite(tensor).all():
-                raise ArtifactError(f"{path}: tensor {name} holds something other than finite {own[name].dtype}")
-            own[name].copy_(tensor)
-    return network.eval()
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    """The safetensors header: eight bytes of length, then JSON (github.com/huggingface/safetensors, "Format")."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0] if size >= 8 else 0
-            if not 0 < length <= min(size - 8, _MAX_HEADER_BYTES) or size > _MAX_WEIGHTS_BYTES:
-                raise ArtifactError(f"{path} is truncated or no safetensors file ({size} bytes)")
-            header = json.loads(file.read(length))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path} is damaged: its header is not JSON: {error}") from None
-    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
-        raise ArtifactError(f"{path} is damaged: its header is no table of tensors")
-    return header

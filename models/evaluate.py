@@ -1,12 +1,11 @@
-"""How good a model is: its error beside that of persistence and seasonal-naive, on windows whose future is known.
+"""How good a model is: its error beside that of simple forecasts, on windows whose future is known.
 
-Pinball loss: Koenker & Bassett, "Regression Quantiles", 1978. Skill is 1 - error / error of the better baseline.
+The figures are defined in ``models.scores``, breaches foreseen in ``models.foresight``; ``models.report`` renders both.
 """
 
-import datetime as dt
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,71 +13,95 @@ import structlog
 from numpy.typing import NDArray
 
 from models.artifact import Model, Trained
-from models.baselines import persistence, seasonal_naive
+from models.baselines import persistence, seasonal_naive, seasonal_scale
+from models.boosting import Boosting
+from models.foresight import Breaches, Incidents, judge_breaches
+from models.report import TABLE_HEAD, render, summary, table
 from models.runtime import Runtime
 from models.samples import History, Samples
+from models.scores import (
+    BOOSTING,
+    FORECASTERS,
+    HORIZONS,
+    Evaluation,
+    Example,
+    Group,
+    Score,
+    Sums,
+    iso,
+    pinball,
+    quantile_at,
+    skill,
+)
+from models.split import spread
 from schemas.batch import EventBatch, Floats, Ints
-from schemas.contract import Contract
 from schemas.errors import DataError, InputError
 
+__all__ = [
+    "FORECASTERS",
+    "HORIZONS",
+    "TABLE_HEAD",
+    "Evaluation",
+    "Score",
+    "evaluate",
+    "evaluate_trained",
+    "quantile_at",
+    "render",
+    "skill",
+    "summary",
+    "table",
+]
+
 log = structlog.get_logger(__name__)
-HORIZONS = (1, 3, 12)
-FORECASTERS = ("model", "persistence", "seasonal_naive")
 MAX_WINDOWS = 2_000
+EXAMPLES_EACH = 2  # windows of each kind and target to look at
 _BLOCK_WINDOWS = 256  # forecast and judged at once; bounds memory
 _SEARCH_WINDOWS = 8_192  # looked through at once for a future that was observed
 _TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
-    """Means over observed (window, step) pairs; None where there is none, or where no quantile gives the figure.
+class Scope:
+    """What is judged.
 
     Attributes:
-        mae: of the median, in the target's unit.
-        pinball: over the contract's quantiles, in the target's unit.
-        coverage80: share of truths within the quantiles 0.1 and 0.9, bounds included.
+        max_windows: how many windows are judged at most.
+        since_step, until_step: only forecasts whose first step (since the epoch) lies within, both included.
+        boosting: beside gradient boosting, fitted on what lies before ``since_step``.
+        breach_windows: how many windows breaches foreseen may take; 0 leaves them out.
+        incidents: labels for these.
     """
 
-    mae: float | None
-    pinball: float | None
-    coverage80: float | None
+    max_windows: int = MAX_WINDOWS
+    since_step: int = 0
+    until_step: int | None = None
+    boosting: bool = False
+    breach_windows: int = 0
+    incidents: Incidents | None = None
+
+    def check(self) -> None:
+        """Refuse what makes no sense."""
+        if self.max_windows < 1:
+            raise InputError(f"max_windows: {self.max_windows} is not a number of windows from 1")
+        if self.until_step is not None and self.until_step < self.since_step:
+            raise InputError("until lies before since: no forecast is issued between them")
+        if self.boosting and not self.since_step:
+            raise InputError(
+                "gradient boosting is fitted on what lies before the forecasts that are judged: say since when they are"
+            )
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Scores, and what they rest on.
-
-    Attributes:
-        model_version: None for a model that was not saved yet.
-        windows: judged; candidates: that could have been. withheld: left out for all, as the model's output was not
-            finite.
-        servers: of the windows judged.
-        first_issued_at, last_issued_at: of the windows judged, in ms since the epoch.
-        refused: events that were not valid or late, by stage.
-        targets: scores by target, horizon in steps or "all", and forecaster.
-    """
-
-    model_version: str | None
-    windows: int
-    candidates: int
-    withheld: int
-    servers: int
-    first_issued_at: int
-    last_issued_at: int
-    refused: dict[str, int]
-    targets: dict[str, dict[str, dict[str, Score]]]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, times as ISO text."""
-        return {
-            **asdict(self),
-            "first_issued_at": _iso(self.first_issued_at),
-            "last_issued_at": _iso(self.last_issued_at),
-        }
-
-
-def evaluate(model: Model, events: EventBatch, *, max_windows: int = MAX_WINDOWS, since_step: int = 0) -> Evaluation:
+def evaluate(
+    model: Model,
+    events: EventBatch,
+    *,
+    max_windows: int = MAX_WINDOWS,
+    since_step: int = 0,
+    until_step: int | None = None,
+    boosting: bool = False,
+    breach_windows: int = 0,
+    incidents: Incidents | None = None,
+) -> Evaluation:
     """Judge a model on a history.
 
     What is judged is what is published (bounded and sorted), on every window with at least ``min_encoder_steps`` and an
@@ -93,12 +116,20 @@ def evaluate(model: Model, events: EventBatch, *, max_windows: int = MAX_WINDOWS
         events: in time order.
         max_windows: how many windows are judged at most.
         since_step: judge only windows whose first forecast step is this one (since the epoch) or a later one.
+        until_step: judge only windows whose first forecast step is this one or an earlier one.
+        boosting: fit gradient boosting on what lies before ``since_step`` and judge it too.
+        breach_windows: judge breaches foreseen on at most so many windows; 0 leaves them out.
+        incidents: labels, for breaches foreseen by kind.
 
     Raises:
         DataError: there is no window that can be judged.
-        InputError: ``max_windows`` is less than 1.
+        InputError: ``max_windows`` is less than 1, or the rest makes no sense together.
     """
-    return _judge(model.runtime(), model.version, History(model.contract, events), max_windows, since_step)
+    scope = Scope(max_windows, since_step, until_step, boosting, breach_windows, incidents)
+    scope.check()
+    _warn_if_trained_on(model, events, since_step)
+    history = History(model.contract, events)
+    return _Judge(model.runtime(), history, scope).evaluation(model.version, model.metadata)
 
 
 def evaluate_trained(
@@ -111,53 +142,172 @@ def evaluate_trained(
     Raises:
         DataError: there is no window that can be judged.
     """
-    runtime = Runtime(trained.layout, trained.scaling, trained.network)
-    return _judge(runtime, None, History(trained.layout.contract, events), max_windows, since_step)
+    scope = Scope(max_windows, since_step)
+    scope.check()
+    runtime = Runtime(trained.layout, trained.scaling, trained.network, trained.offsets)
+    history = History(trained.layout.contract, events)
+    return _Judge(runtime, history, scope).evaluation(None, trained.metadata)
 
 
-def _judge(runtime: Runtime, version: str | None, history: History, max_windows: int, since_step: int) -> Evaluation:
-    if max_windows < 1:
-        raise InputError(f"max_windows: {max_windows} is not a number of windows from 1")
-    contract = history.contract
-    candidates = _candidates(history, since_step)
-    samples = candidates.take(_spread(candidates, max_windows))
-    sums = _Sums(contract)
-    judged = np.zeros(len(samples), bool)
-    started = told = time.monotonic()
-    for rows in _blocks(len(samples)):
-        block = samples.take(rows)
-        quantiles = runtime.forecast(history.windows(block))
-        judged[rows] = quantiles.finite
-        good = block.take(quantiles.finite)
-        sums.add(
-            [
-                quantiles.values[quantiles.finite],
-                _as_quantiles(persistence(history, good)),
-                _as_quantiles(seasonal_naive(history, good)),
-            ],
-            history.future(good).transpose(0, 2, 1),
+def _warn_if_trained_on(model: Model, events: EventBatch, since_step: int) -> None:
+    metadata = model.metadata
+    # A refit takes in the validation's time too: then no time of that data was left out.
+    cut = None if "refit_windows" in metadata else metadata.get("first_validation_step")
+    if metadata.get("data_sha256") != events.sha256() or (cut is not None and since_step >= cut):
+        return
+    log.warning(
+        "the model was trained on this data: its figures say little about other data",
+        model=model.version, first_validation_at=metadata.get("first_validation_at"),
+    )  # fmt: skip
+
+
+class _Judge:
+    """One model on one history."""
+
+    def __init__(self, runtime: Runtime, history: History, scope: Scope) -> None:
+        self._runtime, self._history, self._scope = runtime, history, scope
+        self._candidates = _candidates(history, scope)
+        self._samples = self._candidates.take(spread(self._candidates, scope.max_windows))
+        slots = np.unique(self._samples.slot).tolist()
+        self._scale = seasonal_scale(history, slots, scope.since_step)
+        self._boosting = None
+        if scope.boosting:
+            horizons = [h for h in HORIZONS if h <= history.contract.settings.horizon_steps]
+            self._boosting = Boosting(history, slots, horizons, scope.since_step)
+        self._forecasters = (*FORECASTERS, BOOSTING) if scope.boosting else FORECASTERS
+
+    def evaluation(self, version: str | None, metadata: Mapping[str, Any]) -> Evaluation:
+        """All figures."""
+        history, samples = self._history, self._samples
+        members = _members(history, metadata)
+        sums = {name: Sums(history.contract, self._forecasters) for name in ("all", *members)}
+        relative = np.full((len(samples), len(history.contract.targets)), np.nan)
+        judged = np.zeros(len(samples), bool)
+        for rows in _told("evaluating", len(samples)):
+            judged[rows], relative[rows] = self._block(samples.take(rows), sums, members)
+        if not judged.any():
+            raise DataError(
+                f"the model's output was not finite for any of {len(samples)} windows: nothing can be judged"
+            )
+        kept = samples.take(judged)
+        issued_at = (kept.step + 1) * history.contract.step_ms
+        return Evaluation(
+            model_version=version,
+            windows=len(kept),
+            candidates=len(self._candidates),
+            withheld=int((~judged).sum()),
+            servers=len(np.unique(kept.slot)),
+            first_issued_at=int(issued_at.min()),
+            last_issued_at=int(issued_at.max()),
+            refused=history.refused,
+            targets=sums["all"].scores(),
+            groups={
+                name: Group(sums[name].windows, len(np.unique(kept.slot[inside[kept.slot]])), sums[name].scores())
+                for name, inside in members.items()
+                if sums[name].windows
+            },
+            breaches=self._breaches(),
+            curves=sums["all"].curves(),
+            examples=tuple(self._examples(kept, relative[judged])),
         )
-        if time.monotonic() - told >= _TELL_SECONDS:
-            told = time.monotonic()
-            log.info("evaluating", windows=int(rows[-1]) + 1, of=len(samples), seconds=round(told - started, 1))
-    if not judged.any():
-        raise DataError(f"the model's output was not finite for any of {len(samples)} windows: nothing can be judged")
-    issued_at = (samples.step[judged] + 1) * contract.step_ms
-    return Evaluation(
-        model_version=version,
-        windows=int(judged.sum()),
-        candidates=len(candidates),
-        withheld=int((~judged).sum()),
-        servers=len(np.unique(samples.slot[judged])),
-        first_issued_at=int(issued_at.min()),
-        last_issued_at=int(issued_at.max()),
-        refused=dict(history.refused),
-        targets=sums.scores(),
-    )
+
+    def _breaches(self) -> Breaches | None:
+        most, incidents = self._scope.breach_windows, self._scope.incidents
+        if not most:
+            return None
+        return judge_breaches(self._history, self._candidates, self._published, most=most, incidents=incidents)
+
+    def _block(
+        self, block: Samples, sums: dict[str, Sums], members: dict[str, NDArray[np.bool_]]
+    ) -> tuple[NDArray[np.bool_], Floats]:
+        """Judge a block: [B] whether its forecast was finite, and [B, targets] how bad it was for its window."""
+        history = self._history
+        quantiles = self._runtime.forecast(history.windows(block))
+        good = block.take(quantiles.finite)
+        values = quantiles.values[quantiles.finite]
+        points: list[NDArray[Any]] = [persistence(history, good), seasonal_naive(history, good)]
+        if self._boosting is not None:
+            points.append(self._boosting.forecast(good))
+        forecasts = [values, *map(_as_quantiles, points)]
+        truth, scale = history.future(good).transpose(0, 2, 1), self._scale[good.slot]
+        sums["all"].add(forecasts, truth, scale)
+        for name, inside in members.items():
+            rows = inside[good.slot]
+            if rows.any():
+                sums[name].add([forecast[rows] for forecast in forecasts], truth[rows], scale[rows])
+        relative = np.full((len(block), truth.shape[1]), np.nan)
+        relative[quantiles.finite] = self._relative(good, values, truth)
+        return quantiles.finite, relative
+
+    def _relative(self, samples: Samples, values: NDArray[np.float32], truth: NDArray[np.float32]) -> Floats:
+        """[B, targets] pinball over the window's mean absolute one-step difference.
+
+        NaN where that is 0, or where less than half of the horizon was observed.
+        """
+        windows = self._history.windows(samples)
+        n_targets = truth.shape[1]
+        inside = np.arange(1, windows.reals.shape[1]) < windows.lengths[:, None]
+        moves = np.abs(np.diff(windows.reals[..., :n_targets].astype(np.float64), axis=1))
+        move = np.where(inside[..., None], moves, 0).sum(axis=1) / np.maximum(windows.lengths - 1, 1)[:, None]
+        loss = pinball(truth.astype(np.float64), values.astype(np.float64), self._levels)  # [B, targets, horizon]
+        seen = np.isfinite(loss)
+        mean = np.where(seen, loss, 0).sum(axis=-1) / np.maximum(seen.sum(axis=-1), 1)
+        usable = (move > 0) & (2 * seen.sum(axis=-1) >= truth.shape[-1])
+        return np.where(usable, mean / np.where(usable, move, 1), np.nan)
+
+    @property
+    def _levels(self) -> Floats:
+        return np.array(self._history.contract.settings.quantiles)
+
+    def _published(self, samples: Samples) -> NDArray[np.float32]:
+        """[B, targets, quantiles, horizon]; NaN where it would be withheld."""
+        quantiles = self._runtime.forecast(self._history.windows(samples))
+        return np.where(quantiles.finite[:, None, None, None], quantiles.values, np.float32(np.nan))
+
+    def _examples(self, samples: Samples, relative: Floats) -> Iterator[Example]:
+        """The best, median and worst windows of each target."""
+        for column, field in enumerate(self._history.contract.targets):
+            order = np.argsort(relative[:, column])[: int(np.isfinite(relative[:, column]).sum())]
+            for kind, rows in _chosen(order).items():
+                picked = samples.take(rows)
+                values, truths = self._published(picked), self._history.future(picked)
+                windows = self._history.windows(picked)
+                for i, quantiles in enumerate(values[:, column].astype(np.float64)):
+                    past = np.full(windows.reals.shape[1], np.nan)
+                    past[len(past) - windows.lengths[i] :] = windows.reals[i, : windows.lengths[i], column]
+                    truth = truths[i, :, column].astype(np.float64)
+                    yield Example(
+                        kind=kind,
+                        server=self._history.keys[picked.slot[i]],
+                        issued_at=int(picked.step[i] + 1) * self._history.contract.step_ms,
+                        target=field.name,
+                        past=past,
+                        truth=truth,
+                        quantiles=quantiles,
+                        pinball=float(np.nanmean(pinball(truth, quantiles, self._levels))),
+                    )
 
 
-def _candidates(history: History, since_step: int) -> Samples:
-    """The windows after ``since_step`` of whose horizon something was observed.
+def _chosen(order: Ints) -> dict[str, Ints]:
+    """Rows by kind out of ``order``, best first; none twice, and nothing where there are few."""
+    middle, each = len(order) // 2, EXAMPLES_EACH
+    if len(order) < 3 * each:
+        return {}
+    return {"best": order[:each], "median": order[middle - each // 2 :][:each], "worst": order[-each:]}
+
+
+def _members(history: History, metadata: Mapping[str, Any]) -> dict[str, NDArray[np.bool_]]:
+    """Which slots were trained on and which were not, as far as the metadata tells."""
+    trained = metadata.get("trained_servers")
+    if not isinstance(trained, list):
+        return {}
+    names = set(trained)
+    seen = np.array([key in names for key in history.keys], bool)
+    return {"seen": seen, "unseen": ~seen}
+
+
+def _candidates(history: History, scope: Scope) -> Samples:
+    """The windows in scope of whose horizon something was observed.
 
     Raises:
         DataError: there is none, with what is missing.
@@ -168,11 +318,14 @@ def _candidates(history: History, since_step: int) -> Samples:
             f"no window can be judged: no server has {settings.min_encoder_steps} steps (min_encoder_steps) of "
             f"{settings.step_seconds} s without a gap of more than {settings.max_gap_steps}"
         )
-    samples = history.samples.take(history.samples.step + 1 >= since_step)
+    first = history.samples.step + 1
+    until = int(first.max()) if scope.until_step is None else scope.until_step
+    samples = history.samples.take((first >= scope.since_step) & (first <= until))
     if not len(samples):
+        end = "" if scope.until_step is None else f" and at or before {iso(until * history.contract.step_ms)}"
         raise DataError(
             f"no window can be judged: none of {len(history.samples)} is issued at or after "
-            f"{_iso(since_step * history.contract.step_ms)}"
+            f"{iso(scope.since_step * history.contract.step_ms)}{end}"
         )
     known = np.zeros(len(samples), bool)
     for start in range(0, len(samples), _SEARCH_WINDOWS):
@@ -186,163 +339,16 @@ def _candidates(history: History, since_step: int) -> Samples:
     return samples.take(known)
 
 
-def _spread(samples: Samples, most: int) -> NDArray[np.intp]:
-    """At most ``most`` rows, one of each of as many equal stretches of the samples by server and time.
-
-    Drawn at random (fixed seed) within its stretch: at equal distances the rows could meet the same hour every day.
-    """
-    order = np.lexsort((samples.step, samples.slot))
-    count = min(most, len(order))
-    edges = np.arange(count + 1) * len(order) // count
-    return order[np.random.default_rng(0).integers(edges[:-1], edges[1:])]
-
-
-def _blocks(n: int) -> Iterator[Ints]:
+def _told(what: str, n: int) -> Iterator[Ints]:
+    """Blocks of ``n`` rows, with a line of progress every few seconds."""
+    started = told = time.monotonic()
     for start in range(0, n, _BLOCK_WINDOWS):
         yield np.arange(start, min(start + _BLOCK_WINDOWS, n))
+        if time.monotonic() - told >= _TELL_SECONDS:
+            told = time.monotonic()
+            log.info(what, windows=min(start + _BLOCK_WINDOWS, n), of=n, seconds=round(told - started, 1))
 
 
-def _as_quantiles(points: NDArray[np.float32]) -> NDArray[np.float32]:
+def _as_quantiles(points: NDArray[Any]) -> NDArray[Any]:
     """[B, horizon, targets] as [B, targets, 1, horizon]: the point stands for every quantile."""
     return points.transpose(0, 2, 1)[:, :, None]
-
-
-class _Sums:
-    """Sums over windows of each forecaster's losses: [forecaster, target, step] float64."""
-
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-        self._levels = np.array(contract.settings.quantiles)
-        shape = (len(FORECASTERS), len(contract.targets), contract.settings.horizon_steps)
-        self._absolute, self._pinball, self._covered = (np.zeros(shape) for _ in range(3))
-        self._count = np.zeros(shape[1:], np.int64)
-
-    def add(self, forecasts: list[NDArray[np.float32]], truth: NDArray[np.float32]) -> None:
-        """Add windows.
-
-        Args:
-            forecasts: by forecaster, [B, targets, quantiles or 1, horizon].
-            truth: [B, targets, horizon]; NaN where nothing was observed.
-        """
-        seen = np.isfinite(truth)
-        true = truth.astype(np.float64)
-        levels = self._levels[:, None]
-        self._count += seen.sum(axis=0)
-        for i, forecast in enumerate(forecasts):
-            values = np.broadcast_to(forecast, (*true.shape[:2], len(levels), true.shape[2])).astype(np.float64)
-            error = true[:, :, None] - values
-            self._pinball[i] += _sum(np.maximum(levels * error, (levels - 1) * error).mean(axis=2), seen)
-            median, low, high = (quantile_at(values, self._levels, level) for level in (0.5, 0.1, 0.9))
-            if median is not None:
-                self._absolute[i] += _sum(np.abs(true - median), seen)
-            if low is not None and high is not None:
-                self._covered[i] += ((low <= true) & (true <= high) & seen).sum(axis=0)
-
-    def scores(self) -> dict[str, dict[str, dict[str, Score]]]:
-        """By target, horizon and forecaster."""
-        horizon = self._contract.settings.horizon_steps
-        steps = {str(h): slice(h - 1, h) for h in HORIZONS if h <= horizon} | {"all": slice(0, horizon)}
-        return {
-            target.name: {
-                name: {who: self._score(i, j, part) for i, who in enumerate(FORECASTERS)}
-                for name, part in steps.items()
-            }
-            for j, target in enumerate(self._contract.targets)
-        }
-
-    def _score(self, forecaster: int, target: int, steps: slice) -> Score:
-        count = int(self._count[target, steps].sum())
-
-        def mean(sums: Floats, *levels: float) -> float | None:
-            told = all(self._levels[0] <= level <= self._levels[-1] for level in levels)
-            return float(sums[forecaster, target, steps].sum()) / count if count and told else None
-
-        return Score(mean(self._absolute, 0.5), mean(self._pinball), mean(self._covered, 0.1, 0.9))
-
-
-def _sum(loss: Floats, seen: NDArray[np.bool_]) -> Floats:
-    return np.asarray(np.where(seen, loss, 0).sum(axis=0), np.float64)
-
-
-def quantile_at(values: Floats, levels: Floats, level: float) -> Floats | None:
-    """The quantile of ``level``, linear between those that there are; None beyond the outermost.
-
-    Args:
-        values: [..., quantiles, horizon].
-        levels: [quantiles], ascending.
-        level: between 0 and 1.
-
-    Returns:
-        [..., horizon].
-    """
-    if not levels[0] <= level <= levels[-1]:
-        return None
-    right = int(np.searchsorted(levels, level))
-    if levels[right] == level:
-        return values[..., right, :]
-    share = (level - levels[right - 1]) / (levels[right] - levels[right - 1])
-    below, above = values[..., right - 1, :], values[..., right, :]
-    return np.asarray(below + share * (above - below), np.float64)
-
-
-def skill(scores: dict[str, Score], figure: str) -> float | None:
-    """1 - the model's ``mae`` or ``pinball`` / that of the better baseline; None where that made no error."""
-    model, *baselines = (getattr(scores[who], figure) for who in FORECASTERS)
-    best = None if None in baselines else min(baselines)
-    return None if model is None or not best else 1 - model / best
-
-
-TABLE_HEAD = (
-    "target", "horizon", "MAE model", "persist.", "seasonal", "skill %", "pinball model", "persist.", "seasonal",
-    "skill %", "coverage80 %",
-)  # fmt: skip
-
-
-def table(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """The scores as text, a row per target and horizon, columns as in ``TABLE_HEAD``."""
-    rows = []
-    for target, horizons in evaluation.targets.items():
-        for horizon, scores in horizons.items():
-            cells = []
-            for figure in ("mae", "pinball"):
-                cells += [_number(getattr(scores[who], figure)) for who in FORECASTERS]
-                cells.append(_percent(skill(scores, figure)))
-            rows.append((target, horizon, *cells, _percent(scores["model"].coverage80)))
-    return rows
-
-
-def summary(evaluation: Evaluation) -> str:
-    """What the scores rest on, in one line."""
-    text = (
-        f"{evaluation.windows} of {evaluation.candidates} windows of {evaluation.servers} servers, issued "
-        f"{_iso(evaluation.first_issued_at)} to {_iso(evaluation.last_issued_at)}"
-    )
-    if evaluation.withheld:
-        text += f"; {evaluation.withheld} windows left out, their forecast was not finite"
-    if evaluation.refused:
-        text += "; events refused: " + ", ".join(f"{n} ({stage})" for stage, n in evaluation.refused.items())
-    return text
-
-
-def render(evaluation: Evaluation) -> str:
-    """The scores as a table for people; horizons in steps, skill against the better of the two baselines."""
-    rows = [TABLE_HEAD, *table(evaluation)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(TABLE_HEAD))]
-    lines = [
-        f"{row[0]:<{widths[0]}}  " + "  ".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
-    ]
-    title = f"{evaluation.model_version or 'model'}: {summary(evaluation)}"
-    return "\n".join([title, "", lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def _iso(time_ms: int) -> str:
-    return dt.datetime.fromtimestamp(time_ms / 1000, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -4,23 +4,19 @@ The order is the one that pytorch-forecasting's ``from_dataset`` gives the same 
 run our network as it is.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.calendar import Calendar
 from models.normalizer import center_and_scale
 from models.windows import WindowBatch
 from schemas.batch import Ints
 from schemas.contract import Contract
 from schemas.errors import ContractError
 
-DAY_SECONDS = 86_400
-_EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, Monday is 0
 _CLIP = 8.0  # of level and scale features: a server far outside what training saw stays near its edge
 
 
@@ -63,9 +59,9 @@ class Layout:
         self.observed = self.targets + self.covariates
         scales = [f"{t}_{what}" for t in self.targets for what in ("center", "scale")]
         self.static_reals = ["encoder_length", *scales]
-        self.calendar = _calendar_names(contract.settings.known)
+        self.calendar = Calendar.of(contract.settings.known, contract.settings.step_seconds)
         self.lags = [f"{t}_season_lag" for t in self.targets] if "season_lag" in contract.settings.known else []
-        self.known = [*self.calendar, *self.lags, "relative_time_idx"]
+        self.known = [*self.calendar.names, *self.lags, "relative_time_idx"]
         self.reals = self.static_reals + self.known + self.observed
         self.statics = [variable(f.name) for f in contract.statics]
         self.categories = [variable(f.name) for f in contract.categories]
@@ -92,43 +88,6 @@ def variable(name: str) -> str:
     return f"{name}_" if hasattr(nn.ModuleDict, name) or hasattr(nn.ModuleDict(), name) else name
 
 
-def _calendar_names(known: tuple[str, ...]) -> list[str]:
-    names = []
-    for name in known:
-        if name == "time_of_day":
-            names += ["time_of_day_sin", "time_of_day_cos"]
-        elif name != "season_lag":
-            names.append(name)
-    return names
-
-
-def calendar(names: list[str], steps: Ints, step_seconds: int) -> NDArray[np.float32]:
-    """Known inputs of UTC step starts, scaled by fixed arithmetic to mean 0 and variance 1 over their range.
-
-    Args:
-        names: of the inputs.
-        steps: [...] step indices since the epoch.
-        step_seconds: length of a step.
-
-    Returns:
-        [..., len(names)] float32.
-    """
-    seconds = steps * step_seconds
-    days = seconds // DAY_SECONDS
-    weekday = (days + _EPOCH_WEEKDAY) % 7
-    angle = 2 * np.pi * (seconds % DAY_SECONDS) / DAY_SECONDS
-    columns: dict[str, Callable[[], Any]] = {
-        "hour": lambda: (seconds % DAY_SECONDS // 3600 - 11.5) / 6.922,
-        "day_of_week": lambda: (weekday - 3) / 2.0,
-        "month": lambda: (days.astype("datetime64[D]").astype("datetime64[M]").astype(int) % 12 - 5.5) / 3.452,
-        "is_weekend": lambda: ((weekday >= 5) - 2 / 7) / 0.4518,
-        "time_of_day_sin": lambda: np.sqrt(2) * np.sin(angle),
-        "time_of_day_cos": lambda: np.sqrt(2) * np.cos(angle),
-    }
-    values = [columns[name]() for name in names]
-    return np.stack(values, axis=-1).astype(np.float32) if values else np.zeros((*steps.shape, 0), np.float32)
-
-
 def level_feature(center: Tensor, level: float, spread: float) -> Tensor:
     """A window's level as a static input."""
     return ((center - level) / spread).clamp(-_CLIP, _CLIP)
@@ -145,23 +104,58 @@ def covariate_feature(values: Tensor, mean: float, deviation: float) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """An input that takes few values: values [rows], and the row of each step, [B, encoder + horizon]."""
+
+    values: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkInput:
-    """What the network's ``forward`` takes, and what brings its output back.
+    """What the network takes, and what brings its output back.
 
     Attributes:
-        x: the dictionary for ``forward``. center, scale: [B, targets].
+        cont: [B, encoder + horizon, reals]. cat: [B, encoder, statics + categories] embedding rows.
+        lengths: [B] steps of the encoder that are not padding.
+        tables: known inputs that take few values, beside their columns in ``cont``. Rows of padding mean nothing.
+        center, scale: [B, targets].
     """
 
-    x: dict[str, Tensor | list[Tensor]]
+    cont: Tensor
+    cat: Tensor
+    lengths: Tensor
+    tables: dict[str, Table]
     center: Tensor
     scale: Tensor
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> "NetworkInput":
+        """The same on a device."""
+        tables = {name: Table(t.values.to(device), t.rows.to(device)) for name, t in self.tables.items()}
+        cont, cat, lengths = self.cont.to(device), self.cat.to(device), self.lengths.to(device)
+        return NetworkInput(cont, cat, lengths, tables, self.center.to(device), self.scale.to(device))
+
+    def to_library(self) -> dict[str, Tensor | list[Tensor]]:
+        """The dictionary that the library's own ``forward`` takes; it needs one window of full length in the batch."""
+        rows, encoder = self.cat.shape[:2]
+        horizon, n_targets = self.cont.shape[1] - encoder, self.center.shape[1]
+        unit = torch.tensor([[0.0, 1.0]]).expand(rows, -1)
+        return {
+            "encoder_cat": self.cat,
+            "decoder_cat": torch.zeros(rows, horizon, self.cat.shape[2], dtype=torch.long),
+            "encoder_cont": self.cont[:, :encoder],
+            "decoder_cont": self.cont[:, encoder:],
+            "encoder_lengths": self.lengths,
+            "decoder_lengths": torch.full((rows,), horizon),
+            "target_scale": [unit] * n_targets if n_targets > 1 else unit,
+        }
+
 
 def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> NetworkInput:
-    """Tensors straight from windows; the output of ``forward`` stays in normalised units.
-
-    The encoder is as wide as the contract says; ``forward`` needs one window of full length in the batch.
-    """
+    """Tensors straight from windows; the network's output stays in normalised units."""
     settings = layout.contract.settings
     encoder, horizon = settings.encoder_steps, settings.horizon_steps
     rows, n_targets = len(windows), len(layout.targets)
@@ -183,19 +177,12 @@ def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> Net
     for j, name in enumerate(layout.covariates, start=n_targets):
         feature = covariate_feature(reals[..., j], *scaling.covariates[name])
         cont[:, :encoder, layout.at(name)] = torch.where(inside[..., 0], feature, 0)
-    _known(cont, layout, windows, center, scale)
+    tables = _known(cont, layout, windows, center, scale)
     for name in scaling.constant:
         cont[..., layout.at(name)] = 0
-    x: dict[str, Tensor | list[Tensor]] = {
-        "encoder_cat": _categoricals(layout, windows),
-        "decoder_cat": torch.zeros(rows, horizon, len(layout.statics) + len(layout.categories), dtype=torch.long),
-        "encoder_cont": cont[:, :encoder],
-        "decoder_cont": cont[:, encoder:],
-        "encoder_lengths": lengths,
-        "decoder_lengths": torch.full((rows,), horizon),
-        "target_scale": _unit_scale(rows, n_targets),
-    }
-    return NetworkInput(x, center, scale)
+        if name in tables:
+            tables[name] = Table(torch.zeros(1), torch.zeros_like(tables[name].rows))
+    return NetworkInput(cont, _categoricals(layout, windows), lengths, tables, center, scale)
 
 
 def relative_steps(layout: Layout, lengths: Ints) -> Ints:
@@ -205,20 +192,28 @@ def relative_steps(layout: Layout, lengths: Ints) -> Ints:
     return np.where(position < encoder, position - lengths[:, None], position - encoder)
 
 
-def _known(cont: Tensor, layout: Layout, windows: WindowBatch, center: Tensor, scale: Tensor) -> None:
-    """Fill the known inputs in place."""
-    settings = layout.contract.settings
+def _known(cont: Tensor, layout: Layout, windows: WindowBatch, center: Tensor, scale: Tensor) -> dict[str, Table]:
+    """Fill the known inputs in place; those that take few values come back as tables too."""
+    encoder, horizon = layout.contract.settings.encoder_steps, layout.contract.settings.horizon_steps
     relative = relative_steps(layout, windows.lengths)
-    padded = torch.from_numpy((relative >= 0) & (np.arange(relative.shape[1]) < settings.encoder_steps))
+    padded = torch.from_numpy((relative >= 0) & (np.arange(relative.shape[1]) < encoder))
     steps = windows.last_step[:, None] + 1 + relative
-    values = [torch.from_numpy(calendar(layout.calendar, steps, settings.step_seconds))]
+    tables, columns = {}, []
+    for name in layout.calendar.names:
+        values, rows = torch.tensor(layout.calendar.table(name)), torch.from_numpy(layout.calendar.rows(name, steps))
+        columns.append(values[rows].unsqueeze(-1))
+        if layout.calendar.small(name):
+            tables[name] = Table(values, rows)
     if layout.lags:
         lag = torch.from_numpy(windows.lag)
-        values.append(torch.asinh((lag - center[:, None]) / scale[:, None]))
-    values.append(torch.from_numpy(relative.astype(np.float32) / settings.encoder_steps).unsqueeze(-1))
+        columns.append(torch.asinh((lag - center[:, None]) / scale[:, None]))
+    rows = torch.where(padded, 0, torch.from_numpy(relative + encoder))
+    tables["relative_time_idx"] = Table(torch.arange(-encoder, horizon) / encoder, rows)
+    columns.append(torch.from_numpy(relative.astype(np.float32) / encoder).unsqueeze(-1))
+    known = torch.cat(columns, dim=-1)
     first = layout.at(layout.known[0])
-    known = torch.cat(values, dim=-1)
     cont[..., first : first + known.shape[-1]] = torch.where(padded.unsqueeze(-1), 0, known)
+    return tables
 
 
 def _categoricals(layout: Layout, windows: WindowBatch) -> Tensor:
@@ -231,8 +226,3 @@ def _categoricals(layout: Layout, windows: WindowBatch) -> Tensor:
     if not columns:
         return torch.zeros(len(windows), encoder, 0, dtype=torch.long)
     return torch.stack(columns, dim=-1)
-
-
-def _unit_scale(rows: int, n_targets: int) -> Tensor | list[Tensor]:
-    unit = torch.tensor([[0.0, 1.0]]).expand(rows, -1)
-    return [unit] * n_targets if n_targets > 1 else unit

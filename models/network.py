@@ -6,7 +6,6 @@ Lim et al., "Temporal Fusion Transformers for interpretable multi-horizon time s
 import warnings
 from typing import Self
 
-import torch
 from pydantic import Field, model_validator
 from pytorch_forecasting import TemporalFusionTransformer
 from pytorch_forecasting.data import MultiNormalizer
@@ -14,7 +13,7 @@ from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from pytorch_forecasting.utils import get_embedding_size
 from torch import Tensor, nn
 
-from models.layout import Layout, NetworkInput, Scaling
+from models.layout import Layout, Scaling
 from models.normalizer import WindowNormalizer
 from schemas.fields import Strict
 
@@ -65,12 +64,6 @@ def build_network(layout: Layout, scaling: Scaling, size: NetworkSize) -> Tempor
         )
 
 
-def forward(network: TemporalFusionTransformer, inputs: NetworkInput) -> Tensor:
-    """[B, horizon, targets, quantiles] in normalised units."""
-    prediction = network(inputs.x)["prediction"]
-    return torch.stack(prediction, dim=2) if isinstance(prediction, list) else prediction.unsqueeze(2)
-
-
-def denormalise(output: Tensor, inputs: NetworkInput) -> Tensor:
-    """[B, horizon, targets, quantiles] in the targets' units."""
-    return output * inputs.scale[:, None, :, None] + inputs.center[:, None, :, None]
+def denormalise(output: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    """[B, horizon, targets, quantiles] in the targets' units. ``center``, ``scale``: [B, targets]."""
+    return output * scale[:, None, :, None] + center[:, None, :, None]

@@ -42,7 +42,7 @@ class History:
 
     Attributes:
         samples: every observed step that has a window of at least ``min_encoder_steps`` before it.
-        step, reals, enums: [n], [n, reals], [n, enums] all observed steps, in the order of their closing.
+        slot, step, reals, enums: [n], [n], [n, reals], [n, enums] all observed steps, in the order of their closing.
         refused: events that were not valid or late.
     """
 
@@ -72,6 +72,7 @@ class History:
         observed = ~held
         ready = observed & (available >= contract.settings.min_encoder_steps)
         self.samples = Samples(slot[ready], step[ready], available[ready], enums[ready])
+        self.slot: Ints = slot[observed]
         self.step: Ints = step[observed]
         self.reals: Floats = reals[observed]
         self.enums: Codes = enums[observed]

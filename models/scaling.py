@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.layout import Layout, Scaling, calendar
+from models.layout import Layout, Scaling
 from schemas.batch import Floats, Ints
 
 # Small against persistence's own error, and enough that a constant window does not blow up its own noise.
@@ -34,9 +34,9 @@ def fit_scaling(layout: Layout, steps: Ints, reals: Floats) -> Scaling:
             if deviation == 0:
                 constant.append(name)
     seen = np.unique(steps)
-    if len(seen) and layout.calendar:
-        known = calendar(layout.calendar, seen, contract.settings.step_seconds)
-        constant += [name for name, span in zip(layout.calendar, np.ptp(known, axis=0), strict=True) if span == 0]
+    if len(seen):
+        known = np.ptp(layout.calendar.values(seen), axis=0)
+        constant += [name for name, span in zip(layout.calendar.names, known, strict=True) if span == 0]
     floor = {name: _FLOOR * value for name, value in spread.items()}
     return Scaling(floor=floor, level=level, spread=spread, covariates=covariates, constant=tuple(constant))
 

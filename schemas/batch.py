@@ -1,5 +1,6 @@
 """Events as columns: one batch type from the codec to the windows, and from parquet to the stream."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -39,6 +40,13 @@ class EventBatch:
     def take(self, rows: Any) -> Self:
         """The rows that an index, mask or slice selects, in that order."""
         return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def sha256(self) -> str:
+        """Over keys, times, numbers and enums: which data a model was trained on."""
+        digest = hashlib.sha256("\n".join(self.keys).encode())
+        for array in (self.time, self.reals, self.enums):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @classmethod
     def empty(cls, contract: Contract) -> Self:

@@ -1,10 +1,6 @@
-"""``generate``, ``train``, ``evaluate``, ``forecast``, ``model check``: everything that needs no Kafka."""
+"""``generate``, ``evaluate``, ``forecast``, ``model check``: everything that needs no Kafka."""
 
 import json
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -50,89 +46,44 @@ def generate(
 
 
 @click.command()
-@DATA
-@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("models"),
-    show_default=True,
-    metavar="DIR",
-    help="The artifact becomes DIR/tft_model_YYYYMMDD_HHMMSS.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option("--hidden-size", type=click.IntRange(8, 1024), default=32, show_default=True)
-@click.option(
-    "--epoch-windows", type=click.IntRange(1), default=6000, show_default=True, help="Windows drawn at random an epoch."
-)
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=2e-3, show_default=True)
-@mapping_option
-@common
-def train(
-    *, common: Common, data_path: Path, epochs: int, output: Path, seed: int, hidden_size: int, epoch_windows: int,
-    batch_size: int, learning_rate: float, mapping_file: Path | None,
-) -> None:  # fmt: skip
-    """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
-    from models.artifact import save
-    from models.card import model_card
-    from models.evaluate import evaluate_trained
-    from models.network import NetworkSize
-    from models.train import TrainingOptions
-    from models.train import train as run
-    from schemas.history import read_history
-
-    contract = common.contract()
-    with _writing(output):  # before hours are spent on what cannot be kept
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    events = read_history([data_path], contract, load_mapping(mapping_file))
-    options = TrainingOptions(
-        epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size), epoch_windows=epoch_windows,
-        batch_size=batch_size, learning_rate=learning_rate,
-    )  # fmt: skip
-    trained = run(contract, events, options)
-    version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
-    evaluation = None
-    if trained.metadata["validation_windows"]:
-        evaluation = evaluate_trained(trained, events, trained.metadata["first_validation_step"])
-        trained.metadata["metrics"] = evaluation.to_json()
-    with _writing(output):
-        folder = save(output, version, trained, model_card(version, trained, evaluation))
-    click.echo(folder)
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """What the system refuses to write becomes an error that names the path."""
-    from schemas.errors import InputError
-
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"--output: cannot write {error.filename or output}: {error.strerror or error}") from None
-
-
-@click.command()
 @MODEL
 @DATA
 @click.option(
     "--windows", type=click.IntRange(1), default=2000, show_default=True, help="Most windows judged, evenly spread."
 )
+@click.option("--since", type=Time(), help="Only forecasts issued at or after this time.")
+@click.option("--until", type=Time(), help="Only forecasts issued at or before this time.")
+@click.option(
+    "--boosting", is_flag=True, help="Gradient boosting too, fitted on the data before --since (needs scikit-learn)."
+)
+@click.option("--breaches", is_flag=True, help="Breaches foreseen: recall, precision and warning time. Takes longer.")
+@click.option(
+    "--breach-windows", type=click.IntRange(1), default=20_000, show_default=True, help="Most windows --breaches takes."
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 @mapping_option
 @common
 def evaluate(
-    *, common: Common, model_name: str, data_path: Path, windows: int, as_json: bool, mapping_file: Path | None
-) -> None:
-    """MAE, pinball loss and coverage of the model, beside persistence and seasonal-naive."""
+    *, common: Common, model_name: str, data_path: Path, windows: int, since: int | None, until: int | None,
+    boosting: bool, breaches: bool, breach_windows: int, as_json: bool, mapping_file: Path | None,
+) -> None:  # fmt: skip
+    """MAE, pinball loss, coverage and MASE of the model, beside persistence and seasonal-naive."""
     from models.evaluate import evaluate as run
-    from models.evaluate import render
+    from models.foresight import incidents_beside
+    from models.report import render
+    from schemas.errors import InputError
     from schemas.history import read_history
 
+    if boosting and since is None:
+        raise InputError("--boosting needs --since: gradient boosting is fitted on the data before it")
     model = load_model(model_name, common)
     events = read_history([data_path], model.contract, load_mapping(mapping_file))
-    evaluation = run(model, events, max_windows=windows)
+    step_ms = model.contract.step_ms
+    evaluation = run(
+        model, events, max_windows=windows, since_step=-(-(since or 0) // step_ms),
+        until_step=None if until is None else until // step_ms, boosting=boosting,
+        breach_windows=breach_windows if breaches else 0, incidents=incidents_beside(data_path) if breaches else None,
+    )  # fmt: skip
     click.echo(json.dumps(evaluation.to_json(), indent=2) if as_json else render(evaluation))
 
 

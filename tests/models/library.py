@@ -114,7 +114,7 @@ def predict(model: Model, frame: pd.DataFrame) -> np.ndarray:
         min_prediction_length=settings.horizon_steps,
         max_prediction_length=settings.horizon_steps,
         static_categoricals=layout.statics,
-        time_varying_known_reals=[*layout.calendar, *layout.lags],
+        time_varying_known_reals=[*layout.calendar.names, *layout.lags],
         time_varying_unknown_reals=layout.observed,
         time_varying_unknown_categoricals=layout.categories,
         target_normalizer=MultiNormalizer(normalizers) if len(normalizers) > 1 else normalizers[0],

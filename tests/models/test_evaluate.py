@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from models.artifact import Model
-from models.evaluate import FORECASTERS, Evaluation, Score, evaluate, evaluate_trained, quantile_at, render, skill
+from models.baselines import seasonal_scale
+from models.evaluate import evaluate, evaluate_trained
+from models.report import groups_table, render
 from models.samples import History
+from models.scores import FORECASTERS, Evaluation, Score, pinball, quantile_at, skill
 from schemas.batch import EventBatch
 from schemas.contract import Contract
 from schemas.errors import DataError, InputError
@@ -16,11 +20,12 @@ from tests.models.affine import START_STEP, affine_model, affine_trained, series
 from tests.models.conftest import events
 
 SMALL = Contract(contracts.schema(quantiles=[0.1, 0.5, 0.9], season_steps=3))
+LEVELS = np.array(SMALL.settings.quantiles)
 LONG = contracts.rich(encoder_steps=8, min_encoder_steps=4, horizon_steps=14)
 
 
 def test_scores_by_target_and_horizon_are_plain_json(make_model: Callable[[Contract, History], Model]) -> None:
-    """Every target has the horizons 1, 3, 12 and all, every forecaster its three figures, and all of it is JSON."""
+    """Every target has the horizons 1, 3, 12 and all, every forecaster its four figures, and all of it is JSON."""
     batch = events(LONG, servers=4, steps=60)
     found = json.loads(json.dumps(evaluate(make_model(LONG, History(LONG, batch)), batch).to_json(), allow_nan=False))
 
@@ -29,7 +34,7 @@ def test_scores_by_target_and_horizon_are_plain_json(make_model: Callable[[Contr
         assert list(horizons) == ["1", "3", "12", "all"]
         for scores in horizons.values():
             assert list(scores) == list(FORECASTERS)
-            assert all(list(score) == ["mae", "pinball", "coverage80"] for score in scores.values())
+            assert all(list(score) == ["mae", "pinball", "coverage80", "mase"] for score in scores.values())
     assert found["servers"] == 4
     assert found["windows"] == found["candidates"] > 0
     assert found["model_version"] == "tft_model_20260101_000000"
@@ -40,17 +45,19 @@ def test_figures_equal_those_computed_by_hand(tmp_path: Path) -> None:
     found = evaluate(affine_model(SMALL, tmp_path, [0, 1, 2]), series(SMALL, a=range(7)))
 
     # Steps 0 to 5 close; windows of 3 steps end at 2, 3 and 4, which makes 3, 2 and 1 pairs at 1, 2 and 3 steps ahead.
-    # Truth y + h. Pinball over the three quantiles: 0.9 / 3, 0.4 / 3, 0.9 / 3; season-naive is 3 below the truth.
+    # Truth y + h, 3 more than a season before: MASE is MAE / 3.
+    # Pinball over the three quantiles: 0.9 / 3, 0.4 / 3, 0.9 / 3; season-naive is 3 below the truth.
     load = found.targets["load"]
     assert list(load) == ["1", "3", "all"], "horizons beyond the contract's are left out"
     assert found.windows == 3
-    assert_scores(load["1"]["model"], Score(1, 0.3, 1))
-    assert_scores(load["3"]["model"], Score(1, 0.3, 1))
-    assert_scores(load["all"]["model"], Score((3 * 1 + 2 * 0 + 1 * 1) / 6, (3 * 0.3 + 2 * 0.4 / 3 + 0.3) / 6, 1))
-    assert_scores(load["1"]["persistence"], Score(1, 0.5, 0))
-    assert_scores(load["3"]["persistence"], Score(3, 1.5, 0))
-    assert_scores(load["all"]["persistence"], Score(10 / 6, 5 / 6, 0))
-    assert_scores(load["all"]["seasonal_naive"], Score(3, 1.5, 0))
+    assert_scores(load["1"]["model"], Score(1, 0.3, 1, 1 / 3))
+    assert_scores(load["3"]["model"], Score(1, 0.3, 1, 1 / 3))
+    mae = (3 * 1 + 2 * 0 + 1 * 1) / 6
+    assert_scores(load["all"]["model"], Score(mae, (3 * 0.3 + 2 * 0.4 / 3 + 0.3) / 6, 1, mae / 3))
+    assert_scores(load["1"]["persistence"], Score(1, 0.5, 0, 1 / 3))
+    assert_scores(load["3"]["persistence"], Score(3, 1.5, 0, 1))
+    assert_scores(load["all"]["persistence"], Score(10 / 6, 5 / 6, 0, 10 / 18))
+    assert_scores(load["all"]["seasonal_naive"], Score(3, 1.5, 0, 1))
 
 
 def test_coverage_counts_truths_between_the_outer_quantiles(tmp_path: Path) -> None:
@@ -166,7 +173,7 @@ def test_where_nothing_can_be_judged_it_says_why(
 def test_the_table_shows_every_score_and_the_skill(tmp_path: Path) -> None:
     """The text has a row per target and horizon, with skill against the better of the two baselines."""
     found = evaluate(affine_model(SMALL, tmp_path, [0, 0.25, 1]), series(SMALL, a=range(30)))
-    rows = {line.split()[1]: line.split() for line in render(found).splitlines() if line.startswith("load")}
+    rows = {line.split()[1]: line.split() for line in first_table(render(found)) if line.startswith("load")}
 
     # MAE 0.5, persistence 1, seasonal-naive 3; pinball (0.1 + 0.25 + 0.1) / 3.
     assert rows["1"] == ["load", "1", "0.5", "1", "3", "50.0", "0.15", "0.5", "1.5", "70.0", "100.0"]
@@ -179,10 +186,133 @@ def test_figures_that_do_not_exist_are_shown_as_a_dash() -> None:
     nothing = dict.fromkeys(FORECASTERS, Score(0, 0, None))
     found = Evaluation(None, 1, 1, 0, 1, 0, 0, {"late": 2}, {"load": {"1": nothing}})
 
-    assert render(found).splitlines()[-1].split() == ["load", "1", *"000-000--"]
+    assert first_table(render(found))[-1].split() == ["load", "1", *"000-000--"]
+    assert render(found).splitlines()[-1].split() == ["load", "1", *"-----"]
     assert "events refused: 2 (late)" in render(found)
+
+
+def first_table(text: str) -> list[str]:
+    """The lines between the title and the next table."""
+    return text.split("\n\n")[1].splitlines()
 
 
 def assert_scores(found: Score, expected: Score) -> None:
     for name in Score.__slots__:
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12), name
+
+
+def test_mase_of_seasonal_naive_on_its_own_data_is_one(tmp_path: Path) -> None:
+    """What errors are measured in is seasonal-naive's own error, whatever the server's size."""
+    rng = np.random.default_rng(0)
+    wild = rng.normal(0, 1000, 3)
+    tame = [float(x + 0.1 * (i // 3) * (-1) ** i) for i, x in enumerate(np.tile(rng.normal(0, 1, 3), 20))]
+    servers = {"wild": [float(wild[i % 3] + 500 * (i // 3)) for i in range(60)], "tame": tame}
+    found = evaluate(affine_model(SMALL, tmp_path), series(SMALL, **servers)).targets["load"]
+
+    # From one season to the next the wild server moves by 500, at the horizons up to a season just once.
+    assert found["1"]["seasonal_naive"].mase == pytest.approx(1, rel=0.05)
+    alone = evaluate(affine_model(SMALL, tmp_path / "one"), series(SMALL, wild=servers["wild"])).targets["load"]
+    assert alone["1"]["seasonal_naive"].mase == pytest.approx(1, rel=1e-6)
+
+
+def test_mase_rests_on_what_lies_before_the_cut() -> None:
+    """A server's scale is its seasonal difference before the cut, the one-step one where no season fits, or none."""
+    history = History(
+        SMALL, series(SMALL, a=[*range(20), *range(20, 400, 20)], b=[5.0] * 39, c=[None] * 17 + [1, 3, 2, 9])
+    )
+    scale = seasonal_scale(history, range(3), START_STEP + 20)
+
+    assert scale[:, 0] == pytest.approx([3, np.nan, 1.5], nan_ok=True)
+    assert seasonal_scale(history, [0])[0, 0] > 3, "without a cut it rests on all"
+    assert np.isnan(seasonal_scale(history, [0])[1, 0]), "only those asked for"
+
+
+def test_forecasts_are_judged_until_a_time_too(tmp_path: Path) -> None:
+    """Those issued at the last time are in, later ones are not, and an empty span is refused."""
+    model, batch = affine_model(SMALL, tmp_path), series(SMALL, a=range(40))
+    found = evaluate(model, batch, since_step=START_STEP + 10, until_step=START_STEP + 20)
+
+    assert found.windows == 11
+    assert found.last_issued_at == (START_STEP + 20) * SMALL.step_ms
+    with pytest.raises(InputError, match="until lies before since"):
+        evaluate(model, batch, since_step=START_STEP + 10, until_step=START_STEP + 9)
+    with pytest.raises(DataError, match="at or after 1970-01-01T00:00:00Z and at or before 2023-"):
+        evaluate(model, batch, until_step=START_STEP)
+
+
+def test_seen_and_unseen_servers_are_told_apart() -> None:
+    """Their windows add up to all, each group has its own figures, and the text shows how much worse the unseen are."""
+    trained = affine_trained(SMALL, [0, 0.25, 1])
+    trained.metadata.update(trained_servers=["a", "gone"], held_out_servers=["b"])
+    batch = series(SMALL, a=range(30), b=[float(i % 2) for i in range(30)])
+    found = evaluate_trained(trained, batch, 0)
+
+    assert {name: (group.windows, group.servers) for name, group in found.groups.items()} == {
+        "seen": (26, 1), "unseen": (26, 1),
+    }  # fmt: skip
+    assert found.groups["seen"].targets == evaluate_trained(trained, series(SMALL, a=range(30)), 0).targets
+    assert found.to_json()["groups"]["unseen"]["targets"]["load"]["1"]["model"]["mae"] > 0
+    assert "1 seen (26 windows), 1 unseen (26 windows)" in render(found)
+    (row,) = groups_table(found)
+    seen, unseen = (skill(found.groups[name].targets["load"]["all"], "pinball") for name in ("seen", "unseen"))
+    assert seen is not None
+    assert unseen is not None
+    assert row[3] == f"{(1 - unseen) / (1 - seen):.4g}"
+    alone = evaluate_trained(trained, series(SMALL, b=range(30)), 0)
+    assert list(alone.groups) == ["unseen"], "whichever there is"
+    assert evaluate_trained(affine_trained(SMALL), batch, 0).groups == {}, "an older artifact does not tell"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "since_step", "warned"),
+    [
+        ({}, 0, True),
+        ({"first_validation_step": START_STEP + 20}, START_STEP + 10, True),
+        ({"first_validation_step": START_STEP + 20}, START_STEP + 20, False),
+        ({"first_validation_step": START_STEP + 20, "refit_windows": 9}, START_STEP + 20, True),
+        ({"data_sha256": "other"}, 0, False),
+    ],
+)
+def test_warns_when_the_model_was_trained_on_what_is_judged(
+    metadata: dict[str, object], since_step: int, warned: bool, tmp_path: Path
+) -> None:
+    """The same data is fine only from the time on that training left out, if a refit did not take that in too."""
+    batch = series(SMALL, a=range(40))
+    model = affine_model(SMALL, tmp_path)
+    model.metadata.update({"data_sha256": batch.sha256(), **metadata})
+    with capture_logs() as logs:
+        evaluate(model, batch, since_step=since_step)
+
+    assert any("trained on this data" in entry["event"] for entry in logs) == warned
+
+
+def test_curves_agree_with_the_scores(tmp_path: Path) -> None:
+    """Each step's figures are those of the horizon's score, and reliability is the share at or below each quantile."""
+    found = evaluate(affine_model(SMALL, tmp_path, [0, 0.25, 1]), series(SMALL, a=range(30)))
+    curves, load = found.curves, found.targets["load"]
+    assert curves is not None
+
+    assert curves.coverage80.shape == (1, 4)
+    for horizon in (1, 3):
+        for who in FORECASTERS:
+            assert curves.mae[who][0, horizon - 1] == load[str(horizon)][who].mae
+            assert curves.pinball[who][0, horizon - 1] == load[str(horizon)][who].pinball
+        assert curves.coverage80[0, horizon - 1] == load[str(horizon)]["model"].coverage80
+    # Quantiles y, y + 0.5, y + 2; truths y + 1 to y + 4 of 26, 25, 24 and 23 windows: y + 2 is above the first two.
+    assert curves.reliability[0] == pytest.approx([0, 0, (26 + 25) / 98])
+
+
+def test_examples_are_the_best_the_median_and_the_worst(tmp_path: Path) -> None:
+    """Two of each by loss beside the window's own movement, with what the model saw, what came and what it said."""
+    rng = np.random.default_rng(0)
+    found = evaluate(affine_model(SMALL, tmp_path, [-1, 0, 1]), series(SMALL, a=rng.normal(0, 1, 80), still=[1.0] * 80))
+
+    assert [example.kind for example in found.examples] == ["best"] * 2 + ["median"] * 2 + ["worst"] * 2
+    assert {example.server for example in found.examples} == {"a"}, "a window that never moves has no scale"
+    for example in found.examples:
+        assert (example.past.shape, example.truth.shape, example.quantiles.shape) == ((6,), (4,), (3, 4))
+        assert example.quantiles[1] == pytest.approx(example.past[-1]), "the newest value is the last"
+        assert example.pinball == pytest.approx(np.nanmean(pinball(example.truth, example.quantiles, LEVELS)))
+        assert found.first_issued_at <= example.issued_at <= found.last_issued_at
+    relative = [example.pinball / np.nanmean(np.abs(np.diff(example.past))) for example in found.examples]
+    assert relative == sorted(relative)

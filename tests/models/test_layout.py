@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.layout import Layout, Scaling, calendar, network_input, relative_steps
+from models.calendar import Calendar
+from models.layout import Layout, Scaling, network_input, relative_steps
 from models.samples import History
 from schemas.contract import Contract
 from schemas.errors import ContractError
@@ -16,7 +17,7 @@ from tests.contracts import enum, field
 from tests.models.conftest import events
 
 ALL_KNOWN = ["hour", "day_of_week", "month", "is_weekend", "time_of_day", "season_lag"]
-CALENDAR = ["hour", "day_of_week", "month", "is_weekend", "time_of_day_sin", "time_of_day_cos"]
+CALENDAR = ("hour", "day_of_week", "month", "is_weekend", "time_of_day_sin", "time_of_day_cos")
 
 
 def scaling_of(layout: Layout, constant: tuple[str, ...] = ()) -> Scaling:
@@ -66,7 +67,7 @@ def test_calendar_is_pandas(starts: list[int], step_seconds: int) -> None:
         np.sqrt(2) * np.cos(angle),
     ]
 
-    got = calendar(CALENDAR, steps, step_seconds)
+    got = Calendar(CALENDAR, step_seconds).values(steps)
 
     np.testing.assert_allclose(got, np.stack(expected, axis=-1), rtol=1e-5, atol=1e-5)
 
@@ -74,7 +75,7 @@ def test_calendar_is_pandas(starts: list[int], step_seconds: int) -> None:
 def test_calendar_is_scaled_to_unit_variance() -> None:
     """Over whole years each calendar input has mean 0 and variance 1, whatever month a model was trained in."""
     hours = np.arange(24 * (365 * 4 + 1))
-    got = calendar(CALENDAR, hours, 3600)
+    got = Calendar(CALENDAR, 3600).values(hours)
 
     np.testing.assert_allclose(got.mean(axis=0), 0, atol=0.01)
     np.testing.assert_allclose(got.std(axis=0), 1, atol=0.01)
@@ -82,7 +83,7 @@ def test_calendar_is_scaled_to_unit_variance() -> None:
 
 def test_calendar_of_nothing() -> None:
     """Without calendar inputs there are no columns."""
-    assert calendar([], np.zeros((2, 3), np.int64), 60).shape == (2, 3, 0)
+    assert Calendar((), 60).values(np.zeros((2, 3), np.int64)).shape == (2, 3, 0)
 
 
 def test_the_horizon_follows_the_padding() -> None:
@@ -137,16 +138,16 @@ def test_shapes_and_types_of_every_tensor() -> None:
     inputs = network_input(layout, scaling_of(layout), windows)
     rows, encoder, horizon, n = len(windows), 6, 4, len(layout.reals)
 
-    shapes = {k: [tuple(t.shape) for t in v] if isinstance(v, list) else tuple(v.shape) for k, v in inputs.x.items()}
+    x = inputs.to_library()
+    shapes = {k: [tuple(t.shape) for t in v] if isinstance(v, list) else tuple(v.shape) for k, v in x.items()}
     assert shapes == {
         "encoder_cont": (rows, encoder, n), "decoder_cont": (rows, horizon, n),
         "encoder_cat": (rows, encoder, 2), "decoder_cat": (rows, horizon, 2),
         "encoder_lengths": (rows,), "decoder_lengths": (rows,), "target_scale": [(rows, 2)] * 2,
     }  # fmt: skip
-    assert inputs.x["encoder_cont"].dtype == torch.float32
-    assert inputs.x["encoder_cat"].dtype == torch.int64
-    assert torch.isfinite(inputs.x["encoder_cont"]).all()
-    assert torch.isfinite(inputs.x["decoder_cont"]).all()
+    assert inputs.cont.dtype == torch.float32
+    assert inputs.cat.dtype == torch.int64
+    assert torch.isfinite(inputs.cont).all()
     assert (inputs.center.shape, inputs.scale.shape) == ((rows, 2), (rows, 2))
 
 
@@ -155,7 +156,9 @@ def test_the_future_of_targets_is_not_fed() -> None:
     contract = contracts.rich(known=["hour"])
     layout = Layout(contract)
     history = History(contract, events(contract, servers=2, steps=20))
-    decoder = network_input(layout, scaling_of(layout), history.windows(history.samples)).x["decoder_cont"]
+    decoder = network_input(layout, scaling_of(layout), history.windows(history.samples)).cont[
+        :, contract.settings.encoder_steps :
+    ]
 
     for name in layout.observed:
         assert not decoder[..., layout.at(name)].any()
@@ -167,15 +170,15 @@ def test_constant_inputs_are_fed_as_zero() -> None:
     layout = Layout(contract)
     history = History(contract, events(contract, servers=2, steps=20))
     windows = history.windows(history.samples)
-    plain = network_input(layout, scaling_of(layout), windows).x
-    zeroed = network_input(layout, scaling_of(layout, constant=("month", "requests")), windows).x
+    plain = network_input(layout, scaling_of(layout), windows)
+    zeroed = network_input(layout, scaling_of(layout, constant=("month", "requests")), windows)
 
-    for part in ("encoder_cont", "decoder_cont"):
-        for name in layout.reals:
-            column = layout.at(name)
-            wanted = (
-                torch.zeros_like(plain[part][..., column])
-                if name in ("month", "requests")
-                else plain[part][..., column]
-            )
-            assert torch.equal(zeroed[part][..., column], wanted)
+    for name in layout.reals:
+        column = layout.at(name)
+        before = plain.cont[..., column]
+        wanted = torch.zeros_like(before) if name in ("month", "requests") else before
+        assert torch.equal(zeroed.cont[..., column], wanted)
+    for name, table in zeroed.tables.items():
+        assert torch.equal(table.values[table.rows][:, -1], zeroed.cont[:, -1, layout.at(name)]), (
+            "a table says the same"
+        )

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.layout import Layout, NetworkInput, Scaling, network_input
-from models.network import NetworkSize, build_network, denormalise, forward
+from models.layout import Layout, Scaling, network_input
+from models.forward import forward
+from models.network import NetworkSize, build_network, denormalise
 from models.samples import History
 from schemas.contract import Contract
 from tests import contracts
@@ -39,7 +40,7 @@ def test_built_from_the_contract_alone(name: str) -> None:
     layout = Layout(contract)
     history = History(contract, events(contract, servers=2, steps=20))
     network = build_network(layout, scaling_of(layout), SIZE).eval()
-    inputs = network_input(layout, scaling_of(layout), history.windows(history.samples).with_one_full())
+    inputs = network_input(layout, scaling_of(layout), history.windows(history.samples))
     with torch.inference_mode():
         output = forward(network, inputs)
 
@@ -63,8 +64,7 @@ def test_inputs_of_the_network_are_the_layouts(name: str) -> None:
 def test_back_to_units() -> None:
     """The way back is output * scale + center, each target with its own."""
     output = torch.arange(12.0).reshape(1, 2, 2, 3)
-    inputs = NetworkInput({}, center=torch.tensor([[10.0, -1.0]]), scale=torch.tensor([[2.0, 0.5]]))
-    back = denormalise(output, inputs).numpy()
+    back = denormalise(output, torch.tensor([[10.0, -1.0]]), torch.tensor([[2.0, 0.5]])).numpy()
 
     np.testing.assert_allclose(back[0, :, 0], output[0, :, 0].numpy() * 2 + 10)
     np.testing.assert_allclose(back[0, :, 1], output[0, :, 1].numpy() * 0.5 - 1)

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,19 +7,24 @@ import pytest
 import torch
 
 from models.artifact import Trained
+from models.calibration import calibrate
 from models.layout import Layout
-from models.network import NetworkSize
+from models.network import NetworkSize, build_network
+from models.runtime import Runtime
 from models.samples import History
+from models.sampling import WindowStream, chunks
 from models.scaling import fit_scaling
-from models.train import Training, TrainingOptions, WindowStream, split, train
+from models.split import split
+from models.train import Fitted, Trainer, train
+from models.training import Training, TrainingOptions
 from schemas.batch import EventBatch
 from schemas.contract import Contract
-from schemas.errors import DataError
+from schemas.errors import DataError, InputError
 from tests import contracts
 from tests.models.conftest import START_MS, events
 
 SMALL = NetworkSize(hidden_size=8, attention_head_size=2, hidden_continuous_size=4)
-OPTIONS = TrainingOptions(epochs=3, size=SMALL, epoch_windows=200, batch_size=32, learning_rate=0.01)
+OPTIONS = TrainingOptions(epochs=3, size=SMALL, epoch_windows=200, learning_rate=0.01, averaging=0.5)
 STATES = ("up", "down", "busy", "never", "late")  # not in alphabetical order
 CONTRACT = Contract(
     contracts.schema(
@@ -51,8 +57,27 @@ def fleet(seed: int = 0) -> EventBatch:
 
 
 @pytest.fixture(scope="module")
-def trained() -> Trained:
+def fitted() -> Fitted:
     return train(CONTRACT, fleet(), OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def trained(fitted: Fitted) -> Trained:
+    return fitted.judged
+
+
+def a_training(steps: int = 9) -> Training:
+    """Of hand-made scalers and the fleet's windows; nothing of it has run."""
+    history = History(CONTRACT, fleet())
+    scaling = fit_scaling(Layout(CONTRACT), np.arange(steps), np.ones((steps, 2)))
+    return Training(Layout(CONTRACT), scaling, OPTIONS, stream_of(history, OPTIONS))
+
+
+def stream_of(history: History, options: TrainingOptions) -> WindowStream:
+    return WindowStream(
+        history, split(history, 0.2).train, epoch_windows=options.epoch_windows, batch_size=options.batch_size,
+        seed=options.seed,
+    )  # fmt: skip
 
 
 def same(a: Trained, b: Trained) -> bool:
@@ -71,13 +96,13 @@ def test_the_loss_falls(trained: Trained) -> None:
 
 def test_a_seed_gives_its_weights(trained: Trained) -> None:
     """The same data and seed give the same weights bit for bit; another seed gives others."""
-    again = train(CONTRACT, fleet(), OPTIONS)
-    other = train(CONTRACT, fleet(), OPTIONS.model_copy(update={"seed": 1}))
+    again = train(CONTRACT, fleet(), OPTIONS).judged
+    other = train(CONTRACT, fleet(), OPTIONS.model_copy(update={"seed": 1})).judged
 
     assert same(trained, again)
     assert not same(trained, other)
     assert trained.metadata["data_sha256"] == again.metadata["data_sha256"]
-    assert train(CONTRACT, fleet(1), OPTIONS).metadata["data_sha256"] != again.metadata["data_sha256"]
+    assert fleet(1).sha256() != again.metadata["data_sha256"]
 
 
 def test_symbols_that_training_never_saw(trained: Trained) -> None:
@@ -100,9 +125,9 @@ def test_a_symbol_trains_its_own_row(symbol: str) -> None:
     batch.enums[:, 0] = STATES.index(symbol)
     history = History(CONTRACT, batch)
     layout = Layout(CONTRACT)
-    module = Training(layout, fit_scaling(layout, history.step, history.reals), OPTIONS, steps=1)
+    module = Training(layout, fit_scaling(layout, history.step, history.reals), OPTIONS, stream_of(history, OPTIONS))
     full = history.samples.take(history.samples.available >= CONTRACT.settings.encoder_steps).take(np.arange(8))
-    module.loss((history.windows(full), torch.from_numpy(history.future(full)))).backward()
+    module.objective.loss(module.network, chunks(history, full)).backward()
 
     gradient = module.network.input_embeddings.embeddings["state"].weight.grad
     assert torch.count_nonzero(gradient.abs().sum(1)) == 1
@@ -151,7 +176,7 @@ def test_scalers_see_only_the_past(trained: Trained) -> None:
     later = batch.time >= cut * CONTRACT.step_ms
     assert later.any()
     batch.reals[later] *= 1000
-    again = train(CONTRACT, batch, OPTIONS.model_copy(update={"epochs": 1}))
+    again = train(CONTRACT, batch, OPTIONS.model_copy(update={"epochs": 1})).judged
 
     assert again.scaling == trained.scaling
     level = batch.reals[~later, 0]
@@ -185,11 +210,25 @@ def test_diverging_is_an_error() -> None:
 
 def test_a_nan_epoch_is_not_the_best() -> None:
     """An epoch without a finite loss is never kept, and a later finite one is."""
-    module = Training(Layout(CONTRACT), fit_scaling(Layout(CONTRACT), np.arange(9), np.ones((9, 2))), OPTIONS, steps=1)
-    for loss, kept in ((float("nan"), False), (2.0, True)):
-        module._train = [loss]
-        module.on_train_epoch_end()
-        assert bool(module.best) == kept
+    module = a_training()
+    for loss, best in ((float("nan"), 0), (2.0, 2), (3.0, 2), (float("nan"), 2), (1.0, 5)):
+        module.end_epoch(train=1.0, validation=loss)
+        assert module.best_epoch == best
+        assert bool(module.best) == bool(best)
+
+
+def test_training_stops_when_it_no_longer_gets_better() -> None:
+    """After ``patience`` epochs without a better validation loss, or after all epochs, a fit is finished."""
+    module = a_training()
+    module.end_epoch(train=1.0, validation=1.0)
+    for _ in range(OPTIONS.patience - 1):
+        module.end_epoch(train=0.5, validation=2.0)
+        finished = module.finished
+        if len(module.losses) < OPTIONS.epochs:
+            assert not finished
+    module.end_epoch(train=0.4, validation=2.0)
+
+    assert module.finished
 
 
 @pytest.mark.parametrize(
@@ -205,25 +244,27 @@ def test_an_epoch_draws_without_replacement() -> None:
     """Each epoch draws other windows, each once, and half of them shortened, never below min_encoder_steps."""
     history = History(CONTRACT, fleet())
     samples = split(history, 0.2).train
-    stream = WindowStream(history, samples, OPTIONS)
-    epochs = [list(stream) for _ in range(2)]
+    stream = stream_of(history, OPTIONS)
+    epochs = []
+    for stream.epoch in range(2):
+        batches = list(stream)
+        assert len(batches) == len(stream)
+        epochs.append([chunk.windows for chunk in itertools.chain(*batches)])
 
-    assert [len(epoch) for epoch in epochs] == [len(stream)] * 2
-    orders = [np.concatenate([w.last_step for w, _ in epoch]) for epoch in epochs]
+    orders = [np.concatenate([w.last_step for w in epoch]) for epoch in epochs]
     assert not np.array_equal(*orders)
-    lengths = np.concatenate([w.lengths for w, _ in itertools.chain(*epochs)])
+    lengths = np.concatenate([w.lengths for w in itertools.chain(*epochs)])
     settings = CONTRACT.settings
     assert (lengths.min(), lengths.max()) == (settings.min_encoder_steps, settings.encoder_steps)
-    drawn = [(w.last_step[i], w.reals[i, w.lengths[i] - 1].tobytes()) for w, _ in epochs[0] for i in range(len(w))]
+    drawn = [(w.last_step[i], w.reals[i, w.lengths[i] - 1].tobytes()) for w in epochs[0] for i in range(len(w))]
     assert len(set(drawn)) == len(drawn) == min(200, len(samples))
 
 
 def test_near_steps_weigh_more() -> None:
-    """An error at the first step costs more than the same at the last: the weight falls as h^-0.75, of mean 1."""
-    module = Training(Layout(CONTRACT), fit_scaling(Layout(CONTRACT), np.arange(9), np.ones((9, 2))), OPTIONS, steps=1)
-    weight = module.step_weight.numpy()
+    """An error at the first step costs more than the same at the last: the weight falls as h^-0.5, of mean 1."""
+    weight = a_training().objective.step_weight.numpy()
 
-    np.testing.assert_allclose(weight / weight[0], np.arange(1, 5) ** -0.75, rtol=1e-6)
+    np.testing.assert_allclose(weight / weight[0], np.arange(1, 5) ** -0.5, rtol=1e-6)
     assert weight.mean() == pytest.approx(1)
 
 
@@ -231,13 +272,139 @@ def test_missing_truth_costs_nothing() -> None:
     """Steps that were never observed add nothing to the loss, and no NaN reaches the gradients."""
     history = History(CONTRACT, fleet())
     layout = Layout(CONTRACT)
-    module = Training(layout, fit_scaling(layout, history.step, history.reals), OPTIONS, steps=1).eval()
-    samples = split(history, 0.2).train.take(np.arange(8))
-    windows, future = history.windows(samples), torch.from_numpy(history.future(samples))
-    future[3:] = float("nan")
-    whole = module.loss((windows, future))
-    whole.backward()
+    module = Training(layout, fit_scaling(layout, history.step, history.reals), OPTIONS, stream_of(history, OPTIONS))
+    network = module.network.eval()
+    whole, alone = (chunks(history, split(history, 0.2).train.take(np.arange(n))) for n in (8, 3))
+    whole[0].future[3:] = float("nan")
+    loss = module.objective.loss(network, whole)
+    loss.backward()
 
-    alone = module.loss((windows.take(slice(0, 3)), future[:3]))
-    assert float(whole.detach()) == pytest.approx(float(alone.detach()), rel=1e-5)
-    assert all(torch.isfinite(p.grad).all() for p in module.network.parameters() if p.grad is not None)
+    assert float(loss.detach()) == pytest.approx(float(module.objective.loss(network, alone).detach()), rel=1e-5)
+    assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_cores_share_out_what_one_would_do() -> None:
+    """Loss and gradients that all cores work out together are those of one backward pass over the whole batch."""
+    history = History(CONTRACT, fleet())
+    layout = Layout(CONTRACT)
+    module = Training(layout, fit_scaling(layout, history.step, history.reals), OPTIONS, stream_of(history, OPTIONS))
+    network, batch = module.network.eval(), chunks(history, split(history, 0.2).train.take(np.arange(50)))
+    assert len(batch) > 1
+    loss = module.objective.loss(network, batch)
+    loss.backward()
+    shared = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    total = torch.stack([module.objective._sum(network, chunk, torch.device("cpu")) for chunk in batch]).sum()
+    (total / sum(int(torch.isfinite(chunk.future).sum()) for chunk in batch)).backward()
+
+    assert float(loss.detach()) == pytest.approx(module.objective.judge(network, batch), rel=1e-5)
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(shared[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_final_weights_saw_all_rows(fitted: Fitted) -> None:
+    """The refit goes over all windows for as many epochs as validation chose, with scalers of all rows."""
+    chosen = fitted.judged.metadata["epochs"]
+
+    assert fitted.final.metadata["epochs"] == chosen
+    assert fitted.final.metadata["losses"] == fitted.judged.metadata["losses"]
+    assert fitted.final.metadata["refit_windows"] > fitted.final.metadata["train_windows"]
+    assert fitted.final.scaling.level["load"] == pytest.approx(fleet().reals[:, 0].mean(), rel=1e-3)
+    assert not same(fitted.final, fitted.judged)
+    assert "late" not in fitted.final.unseen.get("state", []), "the last tenth was seen"
+
+
+def test_held_out_servers_are_never_looked_at() -> None:
+    """What held-out servers did changes neither weights nor scalers, and they are named."""
+    batch = fleet()
+    options = OPTIONS.model_copy(update={"epochs": 1, "holdout_servers": 1})
+    first = train(CONTRACT, batch, options).final
+    (name,) = first.metadata["held_out_servers"]
+    batch.reals[batch.keys == name] *= 3
+    second = train(CONTRACT, batch, options).final
+
+    assert same(first, second)
+    assert first.scaling == second.scaling
+    assert sorted([*first.metadata["trained_servers"], name]) == ["s0", "s1", "s2", "s3"]
+
+
+def test_all_servers_held_out() -> None:
+    """Holding out every server leaves nothing to train on, and that is said."""
+    with pytest.raises(DataError, match="holdout_servers: 4 of 4"):
+        train(CONTRACT, fleet(), OPTIONS.model_copy(update={"holdout_servers": 4}))
+
+
+def test_a_tenth_is_held_out_of_many() -> None:
+    """By default a tenth of 20 servers or more is held out, and none of fewer."""
+    for servers, held_out in ((19, 0), (20, 2)):
+        history = History(CONTRACT, events(CONTRACT, servers=servers, steps=40))
+        assert len(split(history, 0.2).held_out) == held_out
+
+
+class CutOff(BaseException):
+    """What a kill looks like from within."""
+
+
+@pytest.mark.parametrize("fit", ["choose", "refit"])
+def test_resuming_gives_the_undisturbed_weights(
+    fit: str, fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that died in either fit and was resumed ends with the weights of one that did not, bit for bit."""
+    epochs = []
+    real = Training.on_train_epoch_start
+
+    def dies(self: Training) -> None:
+        epochs.append(self.current_epoch)
+        if epochs.count(1) == (1 if fit == "choose" else 2):
+            raise CutOff
+        real(self)
+
+    monkeypatch.setattr(Training, "on_train_epoch_start", dies)
+    with pytest.raises(CutOff):
+        Trainer(CONTRACT, fleet(), OPTIONS).train(tmp_path)
+    assert list(tmp_path.iterdir()), "the state after the first epoch is kept"
+    monkeypatch.setattr(Training, "on_train_epoch_start", real)
+    resumed = Trainer(CONTRACT, fleet(), OPTIONS).train(tmp_path, resume=True)
+
+    assert same(resumed.final, fitted.final)
+    assert resumed.final.metadata["losses"] == fitted.final.metadata["losses"]
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_only_the_same_training_is_resumed(tmp_path: Path) -> None:
+    """Other data or options have nothing to resume, and that is said."""
+    with pytest.raises(InputError, match="nothing to resume"):
+        Trainer(CONTRACT, fleet(), OPTIONS).train(tmp_path, resume=True)
+
+
+def test_offsets_make_quantiles_hold_their_level() -> None:
+    """With conformal offsets each quantile holds its level on the windows that the offsets rest on."""
+    history = History(CONTRACT, fleet())
+    layout = Layout(CONTRACT)
+    scaling = fit_scaling(layout, history.step, history.reals)
+    torch.manual_seed(0)
+    network = build_network(layout, scaling, SMALL).eval()  # knows nothing
+    samples = history.samples.take(history.samples.step < history.step.max() - CONTRACT.settings.horizon_steps)
+    calibration = calibrate(network, layout, scaling, chunks(history, samples))
+    assert calibration is not None
+    offsets = calibration.offsets
+    assert offsets.shape == (1, len(CONTRACT.settings.quantiles), CONTRACT.settings.horizon_steps)
+
+    quantiles = Runtime(layout, scaling, network, offsets).forecast(history.windows(samples)).values  # [B, 1, Q, H]
+    truth = history.future(samples).transpose(0, 2, 1)[:, :, None]
+    below = ((truth <= quantiles) & np.isfinite(truth)).sum((0, 1, 3)) / np.isfinite(truth).sum()
+    np.testing.assert_allclose(below, CONTRACT.settings.quantiles, atol=0.01)
+    told = calibration.metadata["coverage80"]["load"]
+    assert told["after"] == pytest.approx(0.8, abs=0.01)
+    assert abs(told["before"] - 0.8) > 0.05, "the network alone was not calibrated"
+
+
+def test_too_few_windows_calibrate_nothing() -> None:
+    """Of a handful of windows no quantile of 0.02 can be told: then there are no offsets."""
+    history = History(CONTRACT, fleet())
+    layout = Layout(CONTRACT)
+    scaling = fit_scaling(layout, history.step, history.reals)
+    network = build_network(layout, scaling, SMALL).eval()
+
+    assert calibrate(network, layout, scaling, chunks(history, history.samples.take(np.arange(20)))) is None

@@ -1,0 +1,91 @@
+"""``train``: a history in, a model that was measured out."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from fleetcast.commands.data import DATA
+from fleetcast.finite import FiniteRange
+from fleetcast.options import Common, common, load_mapping, mapping_option
+
+POSITIVE = FiniteRange(min=0, min_open=True)
+
+
+@click.command()
+@DATA
+@click.option("--epochs", type=click.IntRange(1), default=20, show_default=True, help="At most; it stops early.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("models"),
+    show_default=True,
+    metavar="DIR",
+    help="The artifact becomes DIR/tft_model_YYYYMMDD_HHMMSS.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--hidden-size", type=click.IntRange(8, 1024), default=32, show_default=True)
+@click.option("--dropout", type=FiniteRange(0, 0.9), default=0.1, show_default=True)
+@click.option(
+    "--epoch-windows", type=click.IntRange(1), default=6000, show_default=True, help="Windows drawn at random an epoch."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--learning-rate", type=POSITIVE, default=5e-3, show_default=True)
+@click.option("--weight-decay", type=FiniteRange(0, 1e3), default=1e-3, show_default=True)
+@click.option("--patience", type=click.IntRange(1), default=5, show_default=True,
+              help="Epochs without a better validation loss before it stops.")  # fmt: skip
+@click.option("--holdout-servers", type=click.IntRange(0), default=None,
+              help="Servers that are kept out wholly, to be judged as unseen.  [default: a tenth, 0 of fewer than 20]")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with a training of the same data and options that was cut off.")
+@mapping_option
+@common
+def train(
+    *, common: Common, data_path: Path, epochs: int, output: Path, seed: int, hidden_size: int, dropout: float,
+    epoch_windows: int, batch_size: int, learning_rate: float, weight_decay: float, patience: int,
+    holdout_servers: int | None, resume: bool, mapping_file: Path | None,
+) -> None:  # fmt: skip
+    """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
+    from models.artifact import save
+    from models.card import model_card
+    from models.evaluate import evaluate_trained
+    from models.network import NetworkSize
+    from models.plots import plots
+    from models.train import Trainer
+    from models.training import TrainingOptions
+    from schemas.history import read_history
+
+    contract = common.contract()
+    with _writing(output):  # before hours are spent on what cannot be kept
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    events = read_history([data_path], contract, load_mapping(mapping_file))
+    options = TrainingOptions(
+        epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size, dropout=dropout),
+        epoch_windows=epoch_windows, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
+        patience=patience, holdout_servers=holdout_servers,
+    )  # fmt: skip
+    with _writing(output):
+        fitted = Trainer(contract, events, options).train(output, resume=resume)
+    version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
+    evaluation = None
+    if len(fitted.split.validation):
+        evaluation = evaluate_trained(fitted.judged, events, fitted.split.first_validation_step)
+        fitted.final.metadata["metrics"] = evaluation.to_json()
+    with _writing(output):
+        pictures = plots(contract, evaluation) if evaluation else {}
+        folder = save(output, version, fitted.final, model_card(version, fitted.final, evaluation), pictures)
+    click.echo(folder)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """What the system refuses to write becomes an error that names the path."""
+    from schemas.errors import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"--output: cannot write {error.filename or output}: {error.strerror or error}") from None

@@ -1,0 +1,92 @@
+"""Batches of windows for training, gathered from the history's arrays as they are needed."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from models.samples import History, Samples
+from models.split import spread
+from models.windows import WindowBatch
+from schemas.batch import Ints
+
+CHUNK_ROWS = 16  # activations of 16 windows stay in cache; also the unit that cores share out
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some windows of a batch.
+
+    Attributes:
+        windows: [n]. future: [n, horizon, targets] what came after; NaN where nothing was observed.
+        seed: of the chunk's dropout.
+    """
+
+    windows: WindowBatch
+    future: Tensor
+    seed: int
+
+
+def chunks(history: History, samples: Samples, lengths: Ints | None = None, seed: int = 0) -> list[Chunk]:
+    """The samples in chunks of ``CHUNK_ROWS``."""
+    made: list[Chunk] = []
+    for start in range(0, len(samples), CHUNK_ROWS):
+        part = samples.take(np.arange(start, min(start + CHUNK_ROWS, len(samples))))
+        windows = history.windows(part, None if lengths is None else lengths[start : start + CHUNK_ROWS])
+        made.append(Chunk(windows, torch.from_numpy(history.future(part)), seed + len(made)))
+    return made
+
+
+class WindowStream(IterableDataset[list[Chunk]]):
+    """An epoch at a time: windows drawn at random without replacement, half of them of random shorter length.
+
+    Attributes:
+        seen: by category or static of the contract, the symbols' positions that were in any window so far.
+    """
+
+    def __init__(self, history: History, samples: Samples, *, epoch_windows: int, batch_size: int, seed: int) -> None:
+        """``samples`` to draw from."""
+        self._history, self._samples = history, samples
+        self._epoch_windows, self._batch_size, self._seed = min(epoch_windows, len(samples)), batch_size, seed
+        contract = history.contract
+        self.seen: dict[str, set[int]] = {f.name: set() for f in (*contract.categories, *contract.statics)}
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(self._epoch_windows / self._batch_size)
+
+    def __iter__(self) -> Iterator[list[Chunk]]:
+        """The epoch numbered ``epoch``."""
+        rng = np.random.default_rng([self._seed, self.epoch])
+        rows = rng.permutation(len(self._samples))[: self._epoch_windows]
+        for start in range(0, len(rows), self._batch_size):
+            samples = self._samples.take(rows[start : start + self._batch_size])
+            batch = chunks(self._history, samples, self._lengths(samples, rng), int(rng.integers(2**62)))
+            self._note(batch)
+            yield batch
+
+    def _lengths(self, samples: Samples, rng: np.random.Generator) -> Ints:
+        """Lengths between min_encoder_steps and what there is."""
+        settings = self._history.contract.settings
+        full = np.minimum(samples.available, settings.encoder_steps)
+        random = rng.integers(settings.min_encoder_steps, full + 1)
+        return np.where(rng.random(len(full)) < 0.5, random, full)
+
+    def _note(self, batch: list[Chunk]) -> None:
+        contract = self._history.contract
+        for windows in (chunk.windows for chunk in batch):
+            inside = np.arange(windows.categories.shape[1]) < windows.lengths[:, None]
+            for column, field in enumerate(contract.categories):
+                self.seen[field.name].update(np.unique(windows.categories[inside][:, column]).tolist())
+            for column, field in enumerate(contract.statics):
+                self.seen[field.name].update(np.unique(windows.statics[:, column]).tolist())
+
+
+def validation_chunks(history: History, samples: Samples, most: int) -> list[Chunk]:
+    """At most ``most`` windows, evenly spread over servers and time, of full length where there is."""
+    return chunks(history, samples.take(spread(samples, most))) if len(samples) else []
