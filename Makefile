@@ -9,7 +9,7 @@ DEMO := .demo
 # e.g. TORCH_INDEX=<index of CPU wheels> to spare the CUDA libraries
 UV_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
-.PHONY: demo test test-slow lint format install jars compose-test clean
+.PHONY: demo model test test-slow lint format install jars compose-test clean
 
 install: $(BIN)/.installed
 
@@ -23,6 +23,16 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 # Java and Maven make it Apache Kafka and Apicurio; without them the embedded pair serves, and says so.
 jars: install
 	-@$(BIN)/python -m devstack fetch
+
+# The model that ships: retrained from nothing, in about half an hour on two cores. It appears in models/.
+MODEL := .model
+model: install
+	mkdir -p $(MODEL)/train
+	$(BIN)/fleetcast generate --servers 60 --hours 504 --seed 1 --prefix m- --output $(MODEL)/mixed
+	$(BIN)/fleetcast generate --servers 40 --hours 504 --seed 2 --prefix c- --scenario critical --output $(MODEL)/critical
+	$(BIN)/fleetcast generate --servers 15 --hours 504 --seed 3 --prefix d- --scenario degrading --output $(MODEL)/degrading
+	for fleet in mixed critical degrading; do cp $(MODEL)/$$fleet/metrics.parquet $(MODEL)/train/$$fleet.parquet; done
+	$(BIN)/fleetcast train --data $(MODEL)/train --epochs 12 --epoch-windows 8000 --learning-rate 0.01 --output models
 
 # Trained once, in a minute or two; DEMO_SECONDS counts from the consumer's readiness.
 $(DEMO)/trained: | install

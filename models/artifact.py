@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from pytorch_forecasting import TemporalFusionTransformer
 
-from models.layout import Layout, Scaling
+from models.layout import Layout, Scaling, check_size
 from models.network import NetworkSize
 from models.runtime import CONFORMAL, STAGES, Runtime
 from models.untrusted import read_json, refuse
@@ -35,7 +35,6 @@ WEIGHTS, CONFIG, METADATA, CARD = "model.safetensors", "config.json", "training_
 SHIPPED = Path(__file__).parent
 _NAME = re.compile(r"tft_model_[0-9]{8}_[0-9]{6}\Z")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-_MOST = {"inputs": 256, "symbols": 4_096, "quantiles": 256}  # more takes minutes to build, whatever its tensors' size
 _SINGLE = torch.finfo(torch.float32)  # inputs are scaled in it: 1e-50 would be 0 there
 
 
@@ -115,7 +114,7 @@ class Trained:
 
     Attributes:
         unseen: by categorical variable, the symbols that training never saw.
-        offsets: [targets, quantiles, horizon] conformal offsets in units of a window's scale, if there are any.
+        offsets: [targets, quantiles, horizon] conformal offsets in the network's units, if there are any.
     """
 
     network: TemporalFusionTransformer
@@ -223,14 +222,9 @@ def _own_contract(path: Path, config: Config) -> Contract:
     """The contract that the artifact was trained with, of a size that can be built."""
     try:
         own = Contract(config.contract)
+        check_size(own)
     except ContractError as error:
         refuse(path, f"its contract: {error}")
-    categorical = own.categories + own.statics
-    symbols = sum(len(field.symbols) for field in categorical)
-    numbers = {"inputs": len(own.inputs + categorical), "symbols": symbols, "quantiles": len(own.settings.quantiles)}
-    for what, number in numbers.items():
-        if number > _MOST[what]:
-            refuse(path, f"its contract has {number} {what}, a model may have {_MOST[what]}")
     return own
 
 

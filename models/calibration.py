@@ -1,7 +1,7 @@
 """Conformal offsets: what is added to each quantile so that, on data that training did not see, it holds its level.
 
 One-sided conformalised quantile regression (Romano, Patterson & Candès, "Conformalized Quantile Regression", 2019) for
-each target, level and step, in units of a window's scale. It comes after the network, as a stage of its own: the
+each target, level and step, in the network's units. It comes after the network, as a stage of its own: the
 network's output still equals the library's ``predict()``.
 """
 
@@ -17,6 +17,7 @@ from pytorch_forecasting import TemporalFusionTransformer
 
 from models.forward import forward
 from models.layout import Layout, Scaling, network_input
+from models.normalizer import normalise
 from models.sampling import Chunk
 
 _NEIGHBOURS = 1.25  # a step's offset rests on the steps from h / 1.25 to 1.25 h: neighbours err alike
@@ -28,7 +29,7 @@ class Calibration:
     """Offsets, and what they rest on.
 
     Attributes:
-        offsets: [targets, quantiles, horizon] in units of a window's scale.
+        offsets: [targets, quantiles, horizon] in the network's units.
         metadata: windows used, and the coverage of the 80 % interval on them before and after, by target.
     """
 
@@ -85,8 +86,8 @@ def _inside(residuals: NDArray[np.float32], low: int, high: int) -> float:
 def _residuals(
     network: TemporalFusionTransformer, layout: Layout, scaling: Scaling, chunk: Chunk
 ) -> NDArray[np.float32]:
-    """[n, horizon, targets, quantiles] truth less quantile, in units of the window's scale; NaN without truth."""
+    """[n, horizon, targets, quantiles] truth less quantile, in the network's units; NaN without truth."""
     inputs = network_input(layout, scaling, chunk.windows)
-    truth = (chunk.future - inputs.center[:, None]) / inputs.scale[:, None]
+    truth = normalise(chunk.future, inputs.center[:, None], inputs.scale[:, None])
     values: NDArray[np.float32] = (truth[..., None] - forward(network, inputs)).numpy()
     return values

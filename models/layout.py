@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from models.calendar import Calendar
-from models.normalizer import center_and_scale
+from models.normalizer import center_and_scale, normalise
 from models.windows import WindowBatch
 from schemas.batch import Ints
 from schemas.contract import Contract
 from schemas.errors import ContractError
 
+# How a target moved of late, as static inputs: they reach every step of the horizon at once, where the network needs
+# many more windows to learn it through its recurrence (docs/adr/0006-recent-changes-as-inputs.md).
+CHANGES = (1, 2, 4, 8)
+_MOST = {"inputs": 256, "symbols": 4_096, "quantiles": 256}  # more takes minutes to build, whatever its tensors' size
 _CLIP = 8.0  # of level and scale features: a server far outside what training saw stays near its edge
 
 
@@ -41,7 +45,8 @@ class Layout:
     """Names and order of the network's variables.
 
     Attributes:
-        static_reals: the window's length, then level and scale of each target.
+        changes: of each target over the last 1, 2, 4 and 8 steps.
+        static_reals: the changes, the window's length, then level and scale of each target.
         known: known reals, the relative time index last.
         observed: targets, then covariates. reals: all of them in the network's order.
         statics, categories: categorical variables; their symbols in ``vocabulary``, sorted as NaNLabelEncoder sorts.
@@ -51,14 +56,16 @@ class Layout:
         """Derive it.
 
         Raises:
-            ContractError: a field has the name of an input that the contract asks for.
+            ContractError: a field has the name of an input that the contract asks for, or there are too many of them.
         """
+        check_size(contract)
         self.contract = contract
         self.targets = [variable(f.name) for f in contract.targets]
         self.covariates = [variable(f.name) for f in contract.covariates]
         self.observed = self.targets + self.covariates
         scales = [f"{t}_{what}" for t in self.targets for what in ("center", "scale")]
-        self.static_reals = ["encoder_length", *scales]
+        self.changes = [f"{t}_change_{steps}" for t in self.targets for steps in CHANGES]
+        self.static_reals = [*self.changes, "encoder_length", *scales]
         self.calendar = Calendar.of(contract.settings.known, contract.settings.step_seconds)
         self.lags = [f"{t}_season_lag" for t in self.targets] if "season_lag" in contract.settings.known else []
         self.known = [*self.calendar.names, *self.lags, "relative_time_idx"]
@@ -81,6 +88,21 @@ class Layout:
     def index(self, name: str, codes: Ints) -> Tensor:
         """Embedding rows of symbol positions; symbols are sorted there, whatever the schema's order."""
         return self._tables[name][torch.from_numpy(codes)]
+
+
+def check_size(contract: Contract) -> None:
+    """Refuse what would take minutes to build.
+
+    Raises:
+        ContractError: with the number and the limit.
+    """
+    categorical = contract.categories + contract.statics
+    symbols = sum(len(field.symbols) for field in categorical)
+    quantiles = len(contract.settings.quantiles)
+    numbers = {"inputs": len(contract.inputs + categorical), "symbols": symbols, "quantiles": quantiles}
+    for what, number in numbers.items():
+        if number > _MOST[what]:
+            raise ContractError(f"the contract has {number} {what}, a model may have {_MOST[what]}")
 
 
 def variable(name: str) -> str:
@@ -167,12 +189,13 @@ def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> Net
     cont = torch.zeros(rows, encoder + horizon, len(layout.reals))
     inside = (torch.arange(encoder) < lengths[:, None]).unsqueeze(-1)
     for j, name in enumerate(layout.targets):
-        z = torch.asinh((reals[..., j] - center[:, j, None]) / scale[:, j, None])
+        z = normalise(reals[..., j], center[:, j, None], scale[:, j, None])
         cont[:, :encoder, layout.at(name)] = torch.where(inside[..., 0], z, 0)
         cont[..., layout.at(f"{name}_center")] = level_feature(center[:, j], scaling.level[name], scaling.spread[name])[
             :, None
         ]
         cont[..., layout.at(f"{name}_scale")] = scale_feature(scale[:, j], scaling.spread[name])[:, None]
+        _changes(cont, layout, name, history[:, j], (lengths, center[:, j], scale[:, j]))
     cont[..., layout.at("encoder_length")] = ((lengths - 0.5 * encoder) / encoder * 2)[:, None]
     for j, name in enumerate(layout.covariates, start=n_targets):
         feature = covariate_feature(reals[..., j], *scaling.covariates[name])
@@ -183,6 +206,14 @@ def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> Net
         if name in tables:
             tables[name] = Table(torch.zeros(1), torch.zeros_like(tables[name].rows))
     return NetworkInput(cont, _categoricals(layout, windows), lengths, tables, center, scale)
+
+
+def _changes(cont: Tensor, layout: Layout, name: str, past: Tensor, window: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Fill a target's changes in place. ``past``: [B, encoder]. ``window``: [B] each, length, centre and scale."""
+    lengths, center, scale = window
+    for steps in CHANGES:  # a window that is shorter is looked at from its first step
+        before = past.gather(1, (lengths - 1 - steps).clamp(min=0)[:, None])[:, 0]
+        cont[..., layout.at(f"{name}_change_{steps}")] = torch.asinh((center - before) / scale)[:, None]
 
 
 def relative_steps(layout: Layout, lengths: Ints) -> Ints:
@@ -206,7 +237,7 @@ def _known(cont: Tensor, layout: Layout, windows: WindowBatch, center: Tensor, s
             tables[name] = Table(values, rows)
     if layout.lags:
         lag = torch.from_numpy(windows.lag)
-        columns.append(torch.asinh((lag - center[:, None]) / scale[:, None]))
+        columns.append(normalise(lag, center[:, None], scale[:, None]))
     rows = torch.where(padded, 0, torch.from_numpy(relative + encoder))
     tables["relative_time_idx"] = Table(torch.arange(-encoder, horizon) / encoder, rows)
     columns.append(torch.from_numpy(relative.astype(np.float32) / encoder).unsqueeze(-1))

@@ -11,7 +11,7 @@ from pytorch_forecasting import TemporalFusionTransformer
 from pytorch_forecasting.data import MultiNormalizer
 from pytorch_forecasting.metrics import MultiLoss, QuantileLoss
 from pytorch_forecasting.utils import get_embedding_size
-from torch import Tensor, nn
+from torch import nn
 
 from models.layout import Layout, Scaling
 from models.normalizer import WindowNormalizer
@@ -62,8 +62,3 @@ def build_network(layout: Layout, scaling: Scaling, size: NetworkSize) -> Tempor
             embedding_sizes=sizes,
             embedding_labels={name: {s: i for i, s in enumerate(v)} for name, v in layout.vocabulary.items()},
         )
-
-
-def denormalise(output: Tensor, center: Tensor, scale: Tensor) -> Tensor:
-    """[B, horizon, targets, quantiles] in the targets' units. ``center``, ``scale``: [B, targets]."""
-    return output * scale[:, None, :, None] + center[:, None, :, None]

@@ -2,7 +2,9 @@
 
 Each window of a target is centred on its last value and scaled by its mean absolute difference, so that persistence is
 the zero forecast and its error the unit. A constant window would have no scale: each target has a floor, which is kept
-in the artifact. Inputs go through asinh, so that one spike does not blind the network to a quiet machine.
+in the artifact. Inputs go through asinh, so that one spike does not blind the network to a quiet machine; outputs come
+back through sinh, so that a breach that is twenty such units away is within reach of a normalised layer. Quantiles stay
+quantiles under any rising function.
 """
 
 import numpy as np
@@ -15,8 +17,8 @@ from torch import Tensor
 class WindowNormalizer(EncoderNormalizer):
     """pytorch-forecasting's EncoderNormalizer with our centre, scale and floor, so that ``predict()`` is the reference.
 
-    ``transform`` gives the network's input, asinh((y - center) / scale); calling it (the way back) is linear:
-    output * scale + center.
+    ``transform`` gives the network's input, asinh((y - center) / scale); calling it is the way back:
+    center + scale * sinh(output).
     """
 
     def __init__(self, scale_floor: float) -> None:
@@ -36,6 +38,11 @@ class WindowNormalizer(EncoderNormalizer):
         self.center_, self.scale_ = center_and_scale(values, lengths, self.scale_floor)
         return self
 
+    def __call__(self, data: dict[str, Tensor]) -> Tensor:
+        """[B, horizon, quantiles] in the target's unit."""
+        back: Tensor = super().__call__({**data, "prediction": torch.sinh(data["prediction"])})
+        return back
+
     def transform(
         self,
         y: pd.Series | np.ndarray | Tensor,
@@ -47,6 +54,16 @@ class WindowNormalizer(EncoderNormalizer):
         values, norm = scaled if return_norm else (scaled, None)
         values = torch.asinh(values) if isinstance(values, Tensor) else np.arcsinh(values)
         return (values, norm) if return_norm else values
+
+
+def normalise(values: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    """The units in which network and loss work; all broadcast."""
+    return torch.asinh((values - center) / scale)
+
+
+def denormalise(output: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+    """The way back to the target's unit."""
+    return center + scale * torch.sinh(output)
 
 
 def center_and_scale(values: Tensor, lengths: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from models.cores import cores
 from models.dropout import drawn_from
 from models.forward import forward
 from models.layout import Layout, Scaling, network_input
+from models.normalizer import normalise
 from models.sampling import Chunk
 
 
@@ -83,7 +84,7 @@ class Objective(nn.Module):
     def _sum(self, network: TemporalFusionTransformer, chunk: Chunk, device: torch.device) -> Tensor:
         inputs = network_input(self._layout, self._scaling, chunk.windows).to(device)
         output = forward(network, inputs)
-        truth = (chunk.future.to(device) - inputs.center[:, None]) / inputs.scale[:, None]
+        truth = normalise(chunk.future.to(device), inputs.center[:, None], inputs.scale[:, None])
         weight = (inputs.scale / self.spread).sqrt()[:, None] * self.step_weight[:, None]  # type: ignore[index,operator]
         error = truth[..., None] - output
         pinball = torch.maximum(self.levels * error, (self.levels - 1) * error).mean(-1)  # type: ignore[operator]

@@ -19,7 +19,7 @@ from torch import Tensor
 from models.cores import cores
 from models.forward import forward
 from models.layout import Layout, Scaling, network_input
-from models.network import denormalise
+from models.normalizer import denormalise
 from models.windows import WindowBatch
 
 CONFORMAL = "conformal"
@@ -91,8 +91,9 @@ class Runtime:
         inputs = network_input(self._layout, self._scaling, windows)
         output = forward(self._network, inputs)
         if offsets is not None:
-            output = output + offsets  # in units of each window's scale, before that is multiplied in
-        return rows, denormalise(output, inputs.center, inputs.scale)[: len(rows)]
+            output = output + offsets  # in the network's units
+        center, scale = inputs.center[:, None, :, None], inputs.scale[:, None, :, None]
+        return rows, denormalise(output, center, scale)[: len(rows)]
 
 
 def _blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:

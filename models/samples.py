@@ -59,13 +59,17 @@ class History:
         self._partition = Partition(contract, span + contract.settings.horizon_steps, evict=False)
         parts = []
         self.refused: dict[str, int] = {}
+        why = ""
         for start in range(0, len(events), _CHUNK_ROWS):
             chunk = events.take(slice(start, start + _CHUNK_ROWS))
             closing, rejected = self._partition.advance(chunk, np.arange(start, start + len(chunk)))
             for rejection in rejected:
                 self.refused[rejection.stage] = self.refused.get(rejection.stage, 0) + 1
+                why = why or rejection.reason
             for closed, _ in closing:
                 parts.append((closed.slot, closed.step, closed.available, closed.enums, closed.reals, closed.held))
+        if sum(self.refused.values()) == len(events):
+            raise DataError(f"all {len(events)} events were refused; the first: {why}")
         if not parts:
             raise DataError("no step of the data ever closes: it spans less than one step")
         slot, step, available, enums, reals, held = map(np.concatenate, zip(*parts, strict=True))

@@ -59,6 +59,10 @@ def split(history: History, fraction: float, holdout_servers: int | None = None,
     ends = kept.step + settings.horizon_steps
     train = kept.take(ends < cut)
     if not len(train):
+        unknown = np.flatnonzero(~np.isfinite(history.reals[:, : len(history.contract.inputs)]).any(axis=0))
+        if len(unknown):
+            name = history.contract.inputs[unknown[0]].name
+            raise DataError(f"{name} was never measured: a window begins where every input is known")
         raise DataError(
             f"no server has an unbroken window of {settings.min_encoder_steps} steps before a horizon: "
             f"a gap of more than max_gap_steps = {settings.max_gap_steps} ends a window"
@@ -83,3 +87,20 @@ def spread(samples: Samples, most: int) -> NDArray[np.intp]:
     count = min(most, len(order))
     edges = np.arange(count + 1) * len(order) // max(count, 1)
     return order[np.random.default_rng(0).integers(edges[:-1], edges[1:])]
+
+
+def within(time_ms: Ints, since: int | None, until: int | None) -> NDArray[np.bool_]:
+    """[n] which times lie in [since, until), in ms since the epoch; None is no bound.
+
+    Raises:
+        DataError: none does.
+    """
+    inside = np.ones(len(time_ms), bool)
+    if since is not None:
+        inside &= time_ms >= since
+    if until is not None:
+        inside &= time_ms < until
+    if len(inside) and not inside.any():
+        first, last = (str(np.datetime64(int(t), "ms")) for t in (time_ms.min(), time_ms.max()))
+        raise DataError(f"no event lies between --since and --until: the data goes from {first} to {last}")
+    return inside

@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from models.artifact import Trained
+from models.artifact import Model, Trained
 from models.calibration import Calibration, calibrate
 from models.layout import Layout, Scaling, variable
 from models.samples import History, Samples
@@ -35,8 +35,8 @@ from models.split import Split, split
 from models.training import Training, TrainingOptions
 from schemas.batch import EventBatch
 from schemas.contract import Contract
-from schemas.errors import DataError, InputError
-from schemas.fingerprint import fingerprint
+from schemas.errors import DataError, InputError, MismatchError
+from schemas.fingerprint import differences, fingerprint
 
 log = structlog.get_logger(__name__)
 _UNFINISHED = ".unfinished_{}"
@@ -61,12 +61,24 @@ class Fitted:
 class Trainer:
     """One training on one history."""
 
-    def __init__(self, contract: Contract, events: EventBatch, options: TrainingOptions) -> None:
+    def __init__(
+        self, contract: Contract, events: EventBatch, options: TrainingOptions, start: Model | None = None
+    ) -> None:
         """Split the history.
+
+        Args:
+            contract: what is forecast.
+            events: the history, in time order.
+            options: for training.
+            start: a model whose weights training begins with; its sizes are those of ``options``.
 
         Raises:
             DataError: too little data, or no usable window.
+            MismatchError: ``start`` is of another contract or size.
         """
+        if start is not None:
+            _check_start(start, contract, options)
+        self._start = start
         self._options = options
         self._events = events
         self._history = History(contract, events)
@@ -123,7 +135,8 @@ class Trainer:
         stream = WindowStream(
             history, samples, epoch_windows=options.epoch_windows, batch_size=options.batch_size, seed=options.seed
         )
-        module = Training(self._layout, scaling, options, stream, epochs)
+        weights = self._start.network.state_dict() if self._start else None
+        module = Training(self._layout, scaling, options, stream, epochs=epochs, start=weights)
         started = time.perf_counter()
         _run(module, stream, judging, epochs, checkpoint)
         if not module.best:
@@ -131,7 +144,7 @@ class Trainer:
         network = module.averaged.cpu()
         network.load_state_dict(module.best)
         seconds = time.perf_counter() - started
-        unseen = _mean_for_unseen(network, self._history.contract, stream.seen)
+        unseen = _mean_for_unseen(network, self._history.contract, stream.seen, self._start)
         windows = min(options.epoch_windows, len(samples)) * len(module.losses)
         return _Fit(network.eval(), scaling, unseen, module.best_epoch, module.losses, windows, seconds)
 
@@ -147,7 +160,9 @@ class Trainer:
             "first_validation_step": parts.first_validation_step, "refused_events": history.refused,
             "train_windows": len(parts.train), "validation_windows": len(parts.validation),
             "refit_windows": len(parts.everything), "epochs": fit.epochs, "losses": fit.losses,
-            "options": self._options.model_dump(mode="json"), "windows_per_second": round(fit.windows / fit.seconds, 1),
+            "started_from": self._start.version if self._start else None,
+            "options": self._options.model_dump(mode="json"),
+            "windows_per_second": round(fit.windows / fit.seconds, 1),
             "seconds": round(time.perf_counter() - self._started, 1), "versions": _versions(),
             "calibration": calibration.metadata if calibration else {},
         }  # fmt: skip
@@ -158,7 +173,8 @@ class Trainer:
         """Named after what leads to the weights, so that another training's state is never gone on from."""
         if root is None:
             return None
-        what = f"{fingerprint(self._history.contract)} {self._digest} {self._options.model_dump_json()}"
+        began = self._start.config.weights_sha256 if self._start else ""
+        what = f"{fingerprint(self._history.contract)} {self._digest} {self._options.model_dump_json()} {began}"
         folder = root / _UNFINISHED.format(hashlib.sha256(what.encode()).hexdigest()[:12])
         if resume and not folder.is_dir():
             raise InputError(f"nothing to resume in {root}: no unfinished training of this data with these options")
@@ -224,15 +240,27 @@ def _run(module: Training, stream: WindowStream, judging: list[Chunk], epochs: i
         )
 
 
-def _mean_for_unseen(network: Any, contract: Contract, codes: dict[str, set[int]]) -> dict[str, list[str]]:
+def _check_start(start: Model, contract: Contract, options: TrainingOptions) -> None:
+    if found := differences(start.contract, contract):
+        raise MismatchError(f"model {start.version} does not fit the contract:\n  " + "\n  ".join(found))
+    if start.config.network.model_copy(update={"dropout": options.size.dropout}) != options.size:
+        raise MismatchError(f"model {start.version} has the sizes {start.config.network}, not {options.size}")
+
+
+def _mean_for_unseen(
+    network: Any, contract: Contract, codes: dict[str, set[int]], start: Model | None
+) -> dict[str, list[str]]:
     """Give symbols that training never saw the mean of the trained embedding rows; returns them by variable.
 
     ``codes``: by field, those seen in a training window. A symbol that only validation holds was not trained either.
+    ``start``: what it saw keeps its rows.
     """
     unseen = {}
     for field in (*contract.categories, *contract.statics):
         name = variable(field.name)
         seen = {field.symbols[code] for code in codes[field.name]}
+        if start is not None:
+            seen |= set(field.symbols) - set(start.config.unseen_symbols.get(name, []))
         rows = network.hparams.embedding_labels[name]
         missing = [s for s in rows if s not in seen]
         if missing:

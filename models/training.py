@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -63,11 +63,15 @@ class Training(lightning.LightningModule):
         scaling: Scaling,
         options: TrainingOptions,
         stream: WindowStream,
+        *,
         epochs: int | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``stream``: what is trained on. ``epochs``: if fewer than ``options`` says."""
+        """``stream``: what to train on. ``epochs``: where fewer than in ``options``. ``start``: weights at first."""
         super().__init__()
         self.network = build_network(layout, scaling, options.size)
+        if start is not None:
+            self.network.load_state_dict(start)
         self.averaged = copy.deepcopy(self.network).requires_grad_(requires_grad=False).eval()
         self.objective = Objective(layout, scaling, options.step_weight)
         self.best: dict[str, Tensor] = {}
@@ -136,7 +140,7 @@ class Training(lightning.LightningModule):
         """AdamW; a linear warm-up, then a cosine."""
         options, steps = self._options, max(self._steps, 2)
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            self.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         warm_up = max(1, round(_WARM_UP * steps))
 

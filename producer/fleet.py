@@ -33,8 +33,8 @@ class Fleet:
         ids: [S] str, such as ``web-0001``.
     """
 
-    def __init__(self, contract: Contract, servers: int, seed: int, scenario: str = "mixed") -> None:
-        """Draw the servers.
+    def __init__(self, contract: Contract, servers: int, seed: int, scenario: str = "mixed", prefix: str = "") -> None:
+        """Draw the servers; ``prefix`` stands before each id, so that several fleets can be put together.
 
         Raises:
             InputError: naming the argument and its value.
@@ -49,7 +49,7 @@ class Fleet:
         thresholds = {name: _threshold(known[name]) for name in PERCENTAGES if name in known}
         self._vitals = Vitals(seed, servers, scenario, thresholds)
         self._noise = Noise(seed, np.arange(servers))
-        self.ids = server_ids(self._vitals.profile)
+        self.ids = np.array([prefix + name for name in server_ids(self._vitals.profile)], dtype=object)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,7 +63,8 @@ class Fleet:
             n_steps: ticks.
 
         Returns:
-            [n_steps x servers] rows: all servers at the first tick, then all at the next.
+            All servers at the first tick, then all at the next; a server that is away has no row, so these are
+            n_steps x servers rows at most.
         """
         time_ms = start_ms + np.arange(n_steps, dtype=np.int64) * round(interval_s * 1000)
         contract, batch = self.contract, EventBatch.allocate(self.contract, n_steps * len(self))
@@ -78,7 +79,8 @@ class Fleet:
             batch.enums[:, column] = self._symbols(field, time_ms, status).ravel()
         for column, field in enumerate(contract.labels):
             batch.labels[:, column] = np.tile(self._label(field), n_steps)
-        return batch
+        there = self._vitals.lives.present(time_ms)
+        return batch if there.all() else batch.take(there.ravel())
 
     def incidents(self, start_ms: int, end_ms: int) -> pd.DataFrame:
         """The incidents that touch [start, end): server_id, kind, lead_in_start, breach_start, end (times UTC)."""
@@ -98,11 +100,12 @@ class Fleet:
         )
 
     def _rhythm(self, field: ContractField, time_ms: Ints, busy: Floats | None) -> Floats:
-        """[T, S] an unknown number: day and week, a level of each server, noise; within the field's bounds."""
+        """[T, S] an unknown number: day and week, a level of each server, noise, bursts; within the field's bounds."""
         low, high = _bounds(field)
         level = self._noise.between(f"{field.name} level", 0.1, 0.3)
         noise = 0.06 * self._noise.wander(field.name, time_ms, (900, 7_200, 86_400))
         noise += 0.01 * self._noise.white(f"{field.name} sample", time_ms[:, None])
+        noise += 0.01 * self._noise.bursts(f"{field.name} bursts", time_ms, 1_500, np.full(len(self), 0.06))
         return low + (high - low) * np.clip(level + 0.4 * (0.0 if busy is None else busy) + noise, 0.0, 1.0)
 
     def _symbols(self, field: ContractField, time_ms: Ints, status: Codes) -> Codes:

@@ -54,6 +54,7 @@ def generate(
     seed: int,
     scenario: str = "mixed",
     interval_s: float = 60,
+    prefix: str = "",
 ) -> GenerateResult:
     """Write the history of a simulated fleet.
 
@@ -63,12 +64,13 @@ def generate(
     Args:
         output: the folder; made if it is not there.
         contract: the columns.
-        servers: how many.
+        servers: how many; one that joins or leaves on the way has rows only while it is there (`producer.lives`).
         hours: length of the history; it begins with the first multiple of the interval at or after ``start_ms``.
         start_ms: in ms since the epoch.
         seed: equal seeds give equal histories.
         scenario: ``healthy``, ``mixed``, ``degrading`` or ``critical``.
         interval_s: seconds between the samples of a server.
+        prefix: stands before each server's id.
 
     Raises:
         InputError: naming the argument and its value, or the file that cannot be written.
@@ -77,7 +79,7 @@ def generate(
         raise InputError(f"hours: {hours:g} and interval: {interval_s:g} must be finite")
     if not (interval_s >= 0.001 and hours * 3600 >= interval_s):
         raise InputError(f"hours: {hours:g} hold no sample at an interval of {interval_s:g} s")
-    fleet = Fleet(contract, servers, seed, scenario)
+    fleet = Fleet(contract, servers, seed, scenario, prefix)
     first, interval_ms = first_tick_ms(start_ms, interval_s), round(interval_s * 1000)
     ticks = -(-(start_ms + round(hours * 3_600_000) - first) // interval_ms)
     end = first + ticks * interval_ms
@@ -86,13 +88,13 @@ def generate(
     try:
         output.mkdir(parents=True, exist_ok=True)
         with _complete(metrics_file) as partial:
-            _write_metrics(partial, fleet, first, interval_s, ticks)
+            rows = _write_metrics(partial, fleet, first, interval_s, ticks)
             with _complete(incidents_file) as partial_incidents:
                 table = pa.Table.from_pandas(labels, schema=_INCIDENTS, preserve_index=False)
                 pq.write_table(table.replace_schema_metadata(None), partial_incidents)
     except OSError as error:
         raise InputError(f"cannot write {error.filename or output}: {error.strerror or error}") from None
-    return GenerateResult(metrics_file, incidents_file, ticks * servers, len(labels), first, end)
+    return GenerateResult(metrics_file, incidents_file, rows, len(labels), first, end)
 
 
 @contextlib.contextmanager
@@ -108,13 +110,17 @@ def _complete(file: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _write_metrics(file: Path, fleet: Fleet, first_ms: int, interval_s: float, ticks: int) -> None:
-    at_once = max(1, _ROW_GROUP // len(fleet))
+def _write_metrics(file: Path, fleet: Fleet, first_ms: int, interval_s: float, ticks: int) -> int:
+    """Write the events of ``ticks`` ticks; how many they are: fewer than ticks x servers where one is away."""
+    rows, at_once = 0, max(1, _ROW_GROUP // len(fleet))
     with pq.ParquetWriter(file, arrow_schema(fleet.contract), compression="zstd") as writer:
         for tick in range(0, ticks, at_once):
             start = first_ms + tick * round(interval_s * 1000)
             batch = fleet.metrics(start, interval_s, min(at_once, ticks - tick))
-            writer.write_table(to_table(batch, fleet.contract), row_group_size=_ROW_GROUP)
+            if len(batch):  # none where all are away
+                writer.write_table(to_table(batch, fleet.contract), row_group_size=_ROW_GROUP)
+            rows += len(batch)
+    return rows
 
 
 def arrow_schema(contract: Contract) -> Any:

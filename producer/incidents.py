@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.lives import Lives
 from producer.noise import Noise
 from producer.profiles import DATABASE, GROUP_SIZE, WEB, profile_of
 from schemas.batch import Floats, Ints
@@ -35,9 +36,9 @@ class Kind:
 KINDS = (
     Kind("leak", "memory_percent", (180, 600), (20, 90)),
     Kind("disk_fill", "disk_percent", (240, 720), (30, 120)),
-    Kind("runaway_job", "cpu_percent", (15, 45), (20, 120)),
-    Kind("noisy_neighbour", "cpu_percent", (30, 90), (15, 60)),
-    Kind("cascade", "cpu_percent", (20, 60), (20, 75)),
+    Kind("runaway_job", "cpu_percent", (35, 90), (20, 120)),
+    Kind("noisy_neighbour", "cpu_percent", (40, 120), (15, 60)),
+    Kind("cascade", "cpu_percent", (40, 100), (20, 75)),
 )
 NEIGHBOUR, CASCADE = 3, 4
 # Scenario to incidents a server and day, and cascades a group and day.
@@ -71,6 +72,7 @@ class Schedule:
 
     def __init__(self, seed: int, servers: int, scenario: str, metrics: frozenset[str]) -> None:
         """``metrics``: those that the contract has; incidents of others do not happen."""
+        self.lives = Lives(seed, servers, scenario)
         self._servers = np.arange(servers)
         self._profile = profile_of(self._servers)
         self._noise = Noise(seed, self._servers)
@@ -93,7 +95,7 @@ class Schedule:
         days = np.arange((start_ms - _REACH_MS) // DAY_MS, (end_ms - 1) // DAY_MS + 1)
         found = Incidents.join([self._singles(days), self._cascading(days)])
         touches = (found.lead_in_start < end_ms) & (found.end + RECOVERY_MS > start_ms)
-        return found.where(touches & ~self._in_maintenance(found))
+        return found.where(touches & ~self._in_maintenance(found) & ~self._away(found))
 
     def _singles(self, days: Ints) -> Incidents:
         """At most one a server and day."""
@@ -136,6 +138,10 @@ class Schedule:
         lasts = found.end + RECOVERY_MS - found.lead_in_start
         return (since < self._window[found.server]) | (since + lasts > WEEK_MS)
 
+    def _away(self, found: Incidents) -> NDArray[np.bool_]:
+        """A machine that is replaced meanwhile: the rest of the incident would have no rows."""
+        return self.lives.away_between(found.server, found.lead_in_start, found.end + RECOVERY_MS)
+
 
 def _timed(server: Ints, kind: Ints, start: Ints, *, lead: Floats, breach: Floats, peak: Floats) -> Incidents:
     """``lead`` and ``breach``: 0..1 within the kind's ranges."""
@@ -177,7 +183,7 @@ def strike(incidents: Incidents, time_ms: Ints, metrics: dict[str, Floats], thre
         a, b, c, d = np.searchsorted(time_ms, (*edges, edges[2] + RECOVERY_MS))
         column, limit = metrics[kind.metric][:, server], thresholds[kind.metric]
         lead = (time_ms[a:b] - edges[0]) / (edges[1] - edges[0])
-        column[a:b] += (limit - column[a:b]) * lead * (0.4 + 0.6 * lead)
+        column[a:b] += (limit - column[a:b]) * lead * (0.6 + 0.4 * lead)
         into = (time_ms[b:c] - edges[1]) / MINUTE_MS
         room = (100.0 - limit) * incidents.peak[i]
         # The usual ups and downs stay visible, at a tenth of their size, above the threshold.

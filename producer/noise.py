@@ -87,9 +87,47 @@ class Noise:
         total /= np.sqrt(float(len(periods_s)))
         return total
 
+    def levels(self, stream: str, time_ms: Ints, period_s: float) -> Floats:
+        """[T, S] constant but for jumps, one somewhere in each ``period_s``: variance 1 at every point."""
+        position = time_ms[:, None] / (period_s * 1000.0) + self.uniform(f"{stream} phase")
+        slot = np.floor(position)
+        at = slot.astype(np.int64)
+        before = position - slot < self.uniform(f"{stream} jump", at)
+        return self.white(stream, at - before)
+
+    def bursts(self, stream: str, time_ms: Ints, slot_s: float, chance: Floats) -> Floats:
+        """[T, S] mostly 0, with rare, short, heavy-tailed peaks: at most one in each ``slot_s``.
+
+        A peak is as long as a twentieth of the slot or more, mostly short; it is 1 or higher and decays to half. Half
+        of all are above 2, one in a hundred above 100; none is above 200.
+
+        Args:
+            stream: its name.
+            time_ms: [T].
+            slot_s: seconds.
+            chance: [S] 0..1, of a peak in a slot.
+        """
+        position = time_ms[:, None] / (slot_s * 1000.0) + self.uniform(f"{stream} phase")
+        slot = np.floor(position)
+        word = self.words(stream, slot.astype(np.int64))
+        value = np.zeros(word.shape)
+        at = np.nonzero((word >> np.uint64(48)) < (chance * 65_536.0).astype(np.uint64))
+        word, part = word[at], (position - slot)[at]
+        start, length, rarity = ((_sixteen(word, shift) + 0.5) / 65_536.0 for shift in (0, 16, 32))
+        length = 0.05 + 0.85 * length * length
+        done = (part - start * (1.0 - length)) / length
+        height = np.minimum(1.0 / rarity, 200.0)
+        value[at] = np.where((done >= 0.0) & (done < 1.0), height * (1.0 - 0.5 * done), 0.0)
+        return value
+
+
+def _sixteen(word: Words, shift: int) -> Floats:
+    """Sixteen of the random bits, as a number."""
+    return ((word >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.float64)
+
 
 def sawtooth(time_ms: Ints, period_s: Floats, phase: Floats) -> Floats:
-    """[T, S] rising from 0 to 1 in each period; ``period_s`` and ``phase`` (in periods): [S]."""
+    """[T, S] rising from 0 to 1 in each period; ``period_s``: [S], ``phase`` (in periods): [S] or [T, S]."""
     position = time_ms[:, None] / (period_s * 1000.0) + phase
     position -= np.floor(position)
     return position

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from fleetcast.commands.stream import SCENARIOS
+from fleetcast.commands.stream import INTERVAL, SCENARIOS
 from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
 from fleetcast.times import Time
@@ -23,23 +23,23 @@ DATA = click.option("--data", "data_path", required=True, type=click.Path(path_t
 @click.option("--start", type=Time(), default="2026-01-05T00:00:00Z", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--scenario", type=SCENARIOS, default="mixed", show_default=True)
+@click.option("--interval", type=FiniteRange(0.001, 1e6), help=INTERVAL)
 @click.option(
-    "--interval",
-    type=FiniteRange(0.001, 1e6),
-    default=60.0,
-    show_default=True,
-    help="Seconds between two samples of a server.",
+    "--prefix", default="", help="Stands before each server's id, so that several fleets can be put together."
 )
 @common
 def generate(
-    *, common: Common, servers: int, hours: float, output: Path, start: int, seed: int, scenario: str, interval: float
-) -> None:
+    *, common: Common, servers: int, hours: float, output: Path, start: int, seed: int, scenario: str,
+    interval: float | None, prefix: str,
+) -> None:  # fmt: skip
     """A fleet's history as parquet: DIR/metrics.parquet and DIR/incidents.parquet."""
+    from producer.fleet import default_interval_s
     from producer.generate import generate as run
 
+    contract = common.contract()
     made = run(
-        output, common.contract(), servers=servers, hours=hours, start_ms=start, seed=seed, scenario=scenario,
-        interval_s=interval,
+        output, contract, servers=servers, hours=hours, start_ms=start, seed=seed, scenario=scenario,
+        interval_s=interval or default_interval_s(contract), prefix=prefix,
     )  # fmt: skip
     click.echo(f"{made.rows} rows in {made.metrics}")
     click.echo(f"{made.incident_count} incidents in {made.incidents}")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from producer.publish import Publisher
 
 SCENARIOS = click.Choice(["mixed", "healthy", "degrading", "critical"])
+INTERVAL = "Seconds between two samples of a server.  [default: 60, at most a step]"
 
 
 def stop_on_signal() -> threading.Event:
@@ -55,21 +56,15 @@ def _publisher(common: Common, stop: threading.Event) -> "Publisher":
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="Seconds of event time a second, or max.")
 @click.option("--scenario", type=SCENARIOS, default="mixed", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--interval",
-    type=FiniteRange(0.001, 1e6),
-    default=60.0,
-    show_default=True,
-    help="Seconds between two samples of a server.",
-)
+@click.option("--interval", type=FiniteRange(0.001, 1e6), help=INTERVAL)
 @click.option("--count", type=click.IntRange(1), help="End after so many events.")
 @common
 def simulate(
     *, common: Common, servers: int, start: int, until: int | None, speed: float | str, scenario: str, seed: int,
-    interval: float, count: int | None,
+    interval: float | None, count: int | None,
 ) -> None:  # fmt: skip
     """A fleet as a live stream: the first window at once, then at its speed, never later than now."""
-    from producer.fleet import Fleet
+    from producer.fleet import Fleet, default_interval_s
     from producer.pacing import SystemClock
     from producer.simulate import simulate as run
 
@@ -77,8 +72,8 @@ def simulate(
     fleet = Fleet(contract, servers, seed, scenario)
     with _publisher(common, stop) as publisher:
         published = run(
-            publisher, fleet, start_ms=start, until_ms=until, speed=factor(speed), interval_s=interval,
-            clock=SystemClock(), stop=stop, count=count,
+            publisher, fleet, start_ms=start, until_ms=until, speed=factor(speed),
+            interval_s=interval or default_interval_s(contract), clock=SystemClock(), stop=stop, count=count,
         )  # fmt: skip
     click.echo(f"{published.rows} events published")
 

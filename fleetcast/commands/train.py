@@ -11,6 +11,7 @@ import click
 from fleetcast.commands.data import DATA
 from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
+from fleetcast.times import Time
 
 POSITIVE = FiniteRange(min=0, min_open=True)
 
@@ -38,21 +39,28 @@ POSITIVE = FiniteRange(min=0, min_open=True)
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True,
               help="Epochs without a better validation loss before it stops.")  # fmt: skip
 @click.option("--holdout-servers", type=click.IntRange(0), default=None,
-              help="Servers that are kept out wholly, to be judged as unseen.  [default: a tenth, 0 of fewer than 20]")  # fmt: skip
+              help="Servers kept out wholly, to be judged as unseen.  [default: a tenth from 20 on]")  # fmt: skip
+@click.option("--since", type=Time(), help="Only events at or after this time.")
+@click.option("--until", type=Time(), help="Only events before this time: what follows can then be judged.")
+@click.option(
+    "--from", "start_name", metavar="DIR|latest", help="Begin with this model's weights; it must fit the contract."
+)
 @click.option("--resume", is_flag=True, help="Go on with a training of the same data and options that was cut off.")
 @mapping_option
 @common
 def train(
     *, common: Common, data_path: Path, epochs: int, output: Path, seed: int, hidden_size: int, dropout: float,
     epoch_windows: int, batch_size: int, learning_rate: float, weight_decay: float, patience: int,
-    holdout_servers: int | None, resume: bool, mapping_file: Path | None,
+    holdout_servers: int | None, since: int | None, until: int | None, start_name: str | None, resume: bool,
+    mapping_file: Path | None,
 ) -> None:  # fmt: skip
     """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
-    from models.artifact import save
+    from models.artifact import find, load, save
     from models.card import model_card
     from models.evaluate import evaluate_trained
     from models.network import NetworkSize
     from models.plots import plots
+    from models.split import within
     from models.train import Trainer
     from models.training import TrainingOptions
     from schemas.history import read_history
@@ -61,14 +69,16 @@ def train(
     with _writing(output):  # before hours are spent on what cannot be kept
         output.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output).close()
+    start = load(find(start_name), contract) if start_name else None
     events = read_history([data_path], contract, load_mapping(mapping_file))
+    events = events.take(within(events.time, since, until))
     options = TrainingOptions(
         epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size, dropout=dropout),
         epoch_windows=epoch_windows, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
         patience=patience, holdout_servers=holdout_servers,
     )  # fmt: skip
     with _writing(output):
-        fitted = Trainer(contract, events, options).train(output, resume=resume)
+        fitted = Trainer(contract, events, options, start).train(output, resume=resume)
     version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
     evaluation = None
     if len(fitted.split.validation):

@@ -31,7 +31,7 @@ def affine_trained(contract: Contract, biases: Sequence[float] | None = None) ->
     with torch.no_grad():
         for layer in last if len(layout.targets) > 1 else [last]:
             layer.weight.zero_()
-            layer.bias.copy_(torch.tensor(biases if biases is not None else [0.0] * len(layer.bias)))
+            layer.bias.copy_(torch.asinh(torch.tensor(biases if biases is not None else [0.0] * len(layer.bias))))
     return Trained(network, layout, scaling, size, unseen={}, metadata={})
 
 

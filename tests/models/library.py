@@ -39,6 +39,7 @@ def reference_frame(model: Model, history: History, samples: Samples, rows: pd.D
             future[target.name] = 1e6
         frame = pd.concat([past, future], ignore_index=True)
         _add_lags(frame, mine, model)
+        _add_changes(frame, past, model)
         frames.append(frame.assign(window=str(window), time_idx=frame.step - step + 1000))
     frame = pd.concat(frames, ignore_index=True)
     time = pd.to_datetime(frame.step * settings.step_seconds, unit="s", utc=True)
@@ -63,6 +64,16 @@ def _add_lags(frame: pd.DataFrame, mine: pd.DataFrame, model: Model) -> None:
         frame[f"{target.name}_season_lag"] = np.arcsinh((lag - center) / scale)
 
 
+def _add_changes(frame: pd.DataFrame, past: pd.DataFrame, model: Model) -> None:
+    """How each target moved over the last 1, 2, 4 and 8 steps, or since the window began."""
+    for target in model.contract.targets:
+        values = past[target.name].to_numpy(np.float32)
+        scale = np.abs(np.diff(values)).mean() + model.scaling.floor[target.name]
+        for steps in (1, 2, 4, 8):
+            change = values[-1] - values[max(len(values) - 1 - steps, 0)]
+            frame[f"{target.name}_change_{steps}"] = np.arcsinh(change / scale)
+
+
 def _scalers(model: Model) -> dict[str, FunctionTransformer]:
     scaling = model.scaling
 
@@ -84,6 +95,8 @@ def _scalers(model: Model) -> dict[str, FunctionTransformer]:
         scalers[f"{name}_center"] = FunctionTransformer(_clipped(lambda x, m=level, s=spread: (x - m) / s))
         scalers[f"{name}_scale"] = FunctionTransformer(_clipped(lambda x, s=spread: np.log(x / s)))
         scalers[f"{name}_season_lag"] = None
+        for steps in (1, 2, 4, 8):
+            scalers[f"{name}_change_{steps}"] = None
     scalers["relative_time_idx"] = scalers["encoder_length"] = None
     return {name: scalers[name] for name in model.layout.reals if name not in model.layout.targets}
 
@@ -114,6 +127,7 @@ def predict(model: Model, frame: pd.DataFrame) -> np.ndarray:
         min_prediction_length=settings.horizon_steps,
         max_prediction_length=settings.horizon_steps,
         static_categoricals=layout.statics,
+        static_reals=layout.changes,
         time_varying_known_reals=[*layout.calendar.names, *layout.lags],
         time_varying_unknown_reals=layout.observed,
         time_varying_unknown_categoricals=layout.categories,

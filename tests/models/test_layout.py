@@ -30,6 +30,7 @@ def test_every_known_input_has_its_place() -> None:
     layout = Layout(contracts.rich(known=ALL_KNOWN, season_steps=8640))
 
     assert layout.reals == [
+        *(f"{target}_change_{steps}" for target in ("load", "queue") for steps in (1, 2, 4, 8)),
         "encoder_length", "load_center", "load_scale", "queue_center", "queue_scale",
         *CALENDAR, "load_season_lag", "queue_season_lag", "relative_time_idx",
         "load", "queue", "requests",

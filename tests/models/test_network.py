@@ -4,7 +4,7 @@ import torch
 
 from models.layout import Layout, Scaling, network_input
 from models.forward import forward
-from models.network import NetworkSize, build_network, denormalise
+from models.network import NetworkSize, build_network
 from models.samples import History
 from schemas.contract import Contract
 from tests import contracts
@@ -59,15 +59,6 @@ def test_inputs_of_the_network_are_the_layouts(name: str) -> None:
     assert hparams.x_categoricals == layout.statics + layout.categories
     assert hparams.time_varying_reals_decoder == layout.known
     assert {k: v[0] for k, v in hparams.embedding_sizes.items()} == {k: len(v) for k, v in layout.vocabulary.items()}
-
-
-def test_back_to_units() -> None:
-    """The way back is output * scale + center, each target with its own."""
-    output = torch.arange(12.0).reshape(1, 2, 2, 3)
-    back = denormalise(output, torch.tensor([[10.0, -1.0]]), torch.tensor([[2.0, 0.5]])).numpy()
-
-    np.testing.assert_allclose(back[0, :, 0], output[0, :, 0].numpy() * 2 + 10)
-    np.testing.assert_allclose(back[0, :, 1], output[0, :, 1].numpy() * 0.5 - 1)
 
 
 @pytest.mark.parametrize(

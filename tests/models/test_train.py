@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import artifact
 from models.artifact import Trained
 from models.calibration import calibrate
 from models.layout import Layout
@@ -19,7 +20,7 @@ from models.train import Fitted, Trainer, train
 from models.training import Training, TrainingOptions
 from schemas.batch import EventBatch
 from schemas.contract import Contract
-from schemas.errors import DataError, InputError
+from schemas.errors import DataError, InputError, MismatchError
 from tests import contracts
 from tests.models.conftest import START_MS, events
 
@@ -408,3 +409,27 @@ def test_too_few_windows_calibrate_nothing() -> None:
     network = build_network(layout, scaling, SMALL).eval()
 
     assert calibrate(network, layout, scaling, chunks(history, history.samples.take(np.arange(20)))) is None
+
+
+def test_a_model_to_begin_with(fitted: Fitted, tmp_path: Path) -> None:
+    """Training that begins with a model's weights starts where that ended, says so, and keeps rows of its symbols."""
+    start = artifact.load(artifact.save(tmp_path, "tft_model_20260101_000000", fitted.final, "card"))
+    batch = fleet()
+    batch.enums[:, 0] = STATES.index("up")
+    options = OPTIONS.model_copy(update={"epochs": 1, "learning_rate": 1e-9})
+    further = Trainer(CONTRACT, batch, options, start).train().final
+
+    for old, new in zip(start.network.parameters(), further.network.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-5)
+    assert further.metadata["started_from"] == "tft_model_20260101_000000"
+    assert further.unseen.get("state") == fitted.final.unseen.get("state"), "what the first saw is not forgotten"
+
+
+def test_a_model_of_another_size_to_begin_with(fitted: Fitted, tmp_path: Path) -> None:
+    """A model of another size or contract is refused before anything is trained."""
+    start = artifact.load(artifact.save(tmp_path, "tft_model_20260101_000000", fitted.final, "card"))
+    wide = OPTIONS.model_copy(update={"size": NetworkSize(hidden_size=16)})
+    with pytest.raises(MismatchError, match="sizes"):
+        Trainer(CONTRACT, fleet(), wide, start)
+    with pytest.raises(MismatchError, match="horizon_steps"):
+        Trainer(Contract(contracts.schema(horizon_steps=9)), fleet(), OPTIONS, start)
