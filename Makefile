@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEMO := .demo
+MODEL := .model
 # e.g. TORCH_INDEX=<index of CPU wheels> to spare the CUDA libraries
 UV_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
@@ -25,7 +25,6 @@ jars: install
 	-@$(BIN)/python -m devstack fetch
 
 # The model that ships: retrained from nothing, in about half an hour on two cores. It appears in models/.
-MODEL := .model
 model: install
 	mkdir -p $(MODEL)/train
 	$(BIN)/fleetcast generate --servers 60 --hours 504 --seed 1 --prefix m- --output $(MODEL)/mixed
@@ -34,14 +33,9 @@ model: install
 	for fleet in mixed critical degrading; do cp $(MODEL)/$$fleet/metrics.parquet $(MODEL)/train/$$fleet.parquet; done
 	$(BIN)/fleetcast train --data $(MODEL)/train --epochs 12 --epoch-windows 8000 --learning-rate 0.01 --output models
 
-# Trained once, in a minute or two; DEMO_SECONDS counts from the consumer's readiness.
-$(DEMO)/trained: | install
-	mkdir -p $(DEMO)
-	$(BIN)/fleetcast generate --servers 15 --hours 168 --output $(DEMO)/history
-	$(BIN)/fleetcast train --data $(DEMO)/history --epochs 2 --epoch-windows 3500 --batch-size 32 --learning-rate 0.005 --output $(DEMO)/models | tee $(DEMO)/trained
-
-demo: install jars $(DEMO)/trained
-	@$(BIN)/fleetcast up --model "$$(tail -n 1 $(DEMO)/trained)" $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+# With the model that ships; DEMO_SECONDS counts from the consumer's readiness.
+demo: install jars
+	@$(BIN)/fleetcast up $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
 test: install jars
 	$(BIN)/pytest -m 'not slow'
@@ -63,4 +57,4 @@ compose-test:
 	bash tests/compose/run.sh
 
 clean:
-	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(MODEL) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -39,8 +39,8 @@ ask = HTTPConnection("127.0.0.1", 8000, timeout=5); ask.request("GET", "/readyz"
 no_root_inside() {
   local id user uids all running
   all=$(containers --all) running=$(containers)
-  # kafka, registry, simulate, consume; and init and model, which are done
-  [ "$(wc -w <<<"$running")/$(wc -w <<<"$all")" = 4/6 ] || fail "4 of 6 containers run"
+  # kafka, registry, simulate, consume; and init, which is done
+  [ "$(wc -w <<<"$running")/$(wc -w <<<"$all")" = 4/5 ] || fail "4 of 5 containers run"
   for id in $all; do
     user=$("$docker" inspect --format '{{.Config.User}}' "$id")
     [[ -n $user && ! $user =~ ^(root|0)(:|$) ]] || fail "$(name_of "$id") is set up for a user other than root: '$user'"
@@ -87,13 +87,12 @@ a_stop_is_in_order() {
   say "simulate and consume end in order on SIGTERM"
 }
 
-the_next_up_finds_the_data() { # topics, schemas by their ids, and the model; all containers are new ones
+the_next_up_finds_the_data() { # topics, and schemas by their ids; all containers are new ones
   compose down --timeout 20 >"$work/down.log" 2>&1 || { cat "$work/down.log"; fail "down"; }
   compose up --detach --wait --wait-timeout 300 >"$work/up.log" 2>&1 || { tail -30 "$work/up.log"; fail "up again"; }
-  "$docker" logs "$(containers --all model)" 2>&1 | grep -q 'training one' && fail "a model that is there is kept"
   read_forecasts 5 "$work/kept.jsonl" --from-beginning
   [[ $(first_issue "$work/kept.jsonl") < $(first_issue "$work/first.jsonl") ]] || fail "forecasts of before are still there"
-  say "the next up finds topics, schemas and the model"
+  say "the next up finds topics and schemas"
 }
 
 nothing_stays_after_down() {

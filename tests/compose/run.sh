@@ -16,8 +16,6 @@ cd "$root"
 # A project of its own: `down -v` must never meet the volumes of somebody's `docker compose up`.
 project=fleetcast-compose-test
 on_host=() docker=docker
-# Smaller than the default, which trains for a minute or two: what is tested is that it is trained.
-export FLEETCAST_HISTORY_HOURS=72 FLEETCAST_EPOCHS=1 FLEETCAST_EPOCH_WINDOWS=512
 
 say() { printf '[%4d s] %s\n' "$SECONDS" "$*"; }
 compose() { "${on_host[@]}" "$docker" compose --project-name "$project" "$@"; }
@@ -82,6 +80,6 @@ cat <<END
 
 engine                      $engine
 image                       $image_mb MB, built in $image_seconds s (0: nothing had changed)
-up until all are healthy    $healthy s, $FLEETCAST_EPOCHS epoch of $FLEETCAST_EPOCH_WINDOWS training windows among them
+up until all are healthy    $healthy s
 first forecast on the host  $first_forecast s after up was called
 END
