@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import torch
 
-from models.layout import Layout, Scaling, network_input
 from models.forward import forward
+from models.layout import Layout, Scaling, network_input
 from models.network import NetworkSize, build_network
 from models.samples import History
 from schemas.contract import Contract
