@@ -86,7 +86,8 @@ def train(
         fitted.final.metadata["metrics"] = evaluation.to_json()
     with _writing(output):
         pictures = plots(contract, evaluation) if evaluation else {}
-        folder = save(output, version, fitted.final, model_card(version, fitted.final, evaluation), pictures)
+        card = model_card(version, fitted.final, evaluation, pictures)
+        folder = save(output, version, fitted.final, card, pictures)
     click.echo(folder)
 
 
