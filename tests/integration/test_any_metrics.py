@@ -66,7 +66,7 @@ class Commands:
         return done.stdout
 
 
-@pytest.mark.parametrize("source", ["simulate", "replay"])
+@pytest.mark.parametrize("source", ["replay", pytest.param("simulate", marks=pytest.mark.slow)])
 def test_from_schema_to_forecasts(
     source: str, stack: Stack, make_small_model: Callable[[Contract], Model], tmp_path: Path,
     request: pytest.FixtureRequest,

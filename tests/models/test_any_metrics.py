@@ -292,6 +292,7 @@ def odd(**settings: Any) -> Contract:
                          "horizon_steps": 4, **settings})  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "contract",
     [

@@ -59,7 +59,7 @@ def pixels(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-@pytest.mark.parametrize("name", CONTRACTS)
+@pytest.mark.parametrize("name", [n if n == "shipped" else pytest.param(n, marks=pytest.mark.slow) for n in CONTRACTS])
 def test_small_pictures_for_any_contract(name: str) -> None:
     """All three are drawn for any number of targets, quantiles and steps: PNGs below 150 kB that are not empty."""
     found = plots(CONTRACTS[name], evaluation(CONTRACTS[name]))
@@ -110,6 +110,7 @@ def test_what_is_missing_is_left_out() -> None:
     assert fan_charts(contract, blind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$x^2$ \\frac", "a\nb\x1b[31m\x00", "x" * 500, "", "%s {0}", "_" * 30])
 def test_any_server_name(name: str) -> None:
     """A server's name is text, never a formula or an escape, and a long one is cut."""
@@ -118,6 +119,7 @@ def test_any_server_name(name: str) -> None:
     assert fan_charts(contract, [replace(e, server=name) for e in examples(contract)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [50.0, 52.0, 1e6, -1e6])
 def test_a_threshold_far_away_does_not_flatten_the_values(limit: float) -> None:
     """A threshold near the values is a line; one far away is a word, and the scale stays that of the values."""
