@@ -18,7 +18,7 @@ from tests.devstack.scripts import java
 pytestmark = pytest.mark.integration
 
 
-def until(holds: Callable[[], object], limit_s: float = 30) -> bool:
+def until(holds: Callable[[], object], limit_s: float = 90) -> bool:
     """Polls another process's doing."""
     deadline = time.monotonic() + limit_s
     while not holds() and time.monotonic() < deadline:
