@@ -6,24 +6,21 @@ themselves they are no match where a server's level moves (docs/evaluation.md ha
 losses that were tried; nothing else is tuned). scikit-learn is an extra, ``fleetcast[evaluate]``.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import structlog
 
 from models.baselines import observed, persistence
 from models.samples import History, Samples
+from models.told import told
 from schemas.batch import Floats, Ints
+from schemas.contract import DAY_SECONDS
 from schemas.errors import InputError
 
-log = structlog.get_logger(__name__)
 LAGS = 24
 LOSS = "absolute_error"
-DAY_SECONDS = 86_400
 _FEWEST_ROWS = 100  # less is no training set: persistence stands in
-_TELL_SECONDS = 5.0
 
 
 class Boosting:
@@ -49,15 +46,12 @@ class Boosting:
         self._first = int(history.step.min())
         self._values: dict[int, Floats] = {}  # float64: differences that were rounded cost accuracy
         self._fitted: dict[tuple[int, int, int], Any] = {}
-        started = told = time.monotonic()
-        for done, slot in enumerate(slots, start=1):
+        for (place,) in told("boosting", len(slots), unit="servers", rows=1):
+            slot = slots[place]
             self._values[slot] = observed(history, slot).astype(np.float64)
             for target in range(len(history.contract.targets)):
                 for horizon in self._horizons:
                     self._fit(new, slot, target, horizon, before_step)
-            if time.monotonic() - told >= _TELL_SECONDS:
-                told = time.monotonic()
-                log.info("boosting", servers=done, of=len(slots), seconds=round(told - started, 1))
         if not self._fitted:
             raise InputError(
                 f"no server has {_FEWEST_ROWS} observed steps before the first forecast judged: gradient boosting "

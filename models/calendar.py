@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import Ints
+from schemas.contract import DAY_SECONDS
 
-DAY_SECONDS = 86_400
 _EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday, Monday is 0
 _MOST_ROWS = 2_880  # of a day's steps; a finer time of day is computed step by step
 

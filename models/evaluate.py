@@ -3,7 +3,6 @@
 The figures are defined in ``models.scores``, breaches foreseen in ``models.foresight``; ``models.report`` renders both.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from models.artifact import Model, Trained
 from models.baselines import persistence, seasonal_naive, seasonal_scale
 from models.boosting import Boosting
 from models.foresight import Breaches, Incidents, judge_breaches
-from models.report import TABLE_HEAD, render, summary, table
 from models.runtime import Runtime
 from models.samples import History, Samples
 from models.scores import (
@@ -26,38 +24,20 @@ from models.scores import (
     Evaluation,
     Example,
     Group,
-    Score,
     Sums,
     iso,
     pinball,
-    quantile_at,
-    skill,
 )
 from models.split import spread
+from models.told import told
+from models.windows import WindowBatch
 from schemas.batch import EventBatch, Floats, Ints
 from schemas.errors import DataError, InputError
-
-__all__ = [
-    "FORECASTERS",
-    "HORIZONS",
-    "TABLE_HEAD",
-    "Evaluation",
-    "Score",
-    "evaluate",
-    "evaluate_trained",
-    "quantile_at",
-    "render",
-    "skill",
-    "summary",
-    "table",
-]
 
 log = structlog.get_logger(__name__)
 MAX_WINDOWS = 2_000
 EXAMPLES_EACH = 2  # windows of each kind and target to look at
-_BLOCK_WINDOWS = 256  # forecast and judged at once; bounds memory
 _SEARCH_WINDOWS = 8_192  # looked through at once for a future that was observed
-_TELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +163,7 @@ class _Judge:
         sums = {name: Sums(history.contract, self._forecasters) for name in ("all", *members)}
         relative = np.full((len(samples), len(history.contract.targets)), np.nan)
         judged = np.zeros(len(samples), bool)
-        for rows in _told("evaluating", len(samples)):
+        for rows in told("evaluating", len(samples)):
             judged[rows], relative[rows] = self._block(samples.take(rows), sums, members)
         if not judged.any():
             raise DataError(
@@ -222,7 +202,8 @@ class _Judge:
     ) -> tuple[NDArray[np.bool_], Floats]:
         """Judge a block: [B] whether its forecast was finite, and [B, targets] how bad it was for its window."""
         history = self._history
-        quantiles = self._runtime.forecast(history.windows(block))
+        windows = history.windows(block)
+        quantiles = self._runtime.forecast(windows)
         good = block.take(quantiles.finite)
         values = quantiles.values[quantiles.finite]
         points: list[NDArray[Any]] = [persistence(history, good), seasonal_naive(history, good)]
@@ -236,15 +217,14 @@ class _Judge:
             if rows.any():
                 sums[name].add([forecast[rows] for forecast in forecasts], truth[rows], scale[rows])
         relative = np.full((len(block), truth.shape[1]), np.nan)
-        relative[quantiles.finite] = self._relative(good, values, truth)
+        relative[quantiles.finite] = self._relative(windows.take(np.flatnonzero(quantiles.finite)), values, truth)
         return quantiles.finite, relative
 
-    def _relative(self, samples: Samples, values: NDArray[np.float32], truth: NDArray[np.float32]) -> Floats:
+    def _relative(self, windows: WindowBatch, values: NDArray[np.float32], truth: NDArray[np.float32]) -> Floats:
         """[B, targets] pinball over the window's mean absolute one-step difference.
 
         NaN where that is 0, or where less than half of the horizon was observed.
         """
-        windows = self._history.windows(samples)
         n_targets = truth.shape[1]
         inside = np.arange(1, windows.reals.shape[1]) < windows.lengths[:, None]
         moves = np.abs(np.diff(windows.reals[..., :n_targets].astype(np.float64), axis=1))
@@ -337,16 +317,6 @@ def _candidates(history: History, scope: Scope) -> Samples:
             f"{len(samples)} windows"
         )
     return samples.take(known)
-
-
-def _told(what: str, n: int) -> Iterator[Ints]:
-    """Blocks of ``n`` rows, with a line of progress every few seconds."""
-    started = told = time.monotonic()
-    for start in range(0, n, _BLOCK_WINDOWS):
-        yield np.arange(start, min(start + _BLOCK_WINDOWS, n))
-        if time.monotonic() - told >= _TELL_SECONDS:
-            told = time.monotonic()
-            log.info(what, windows=min(start + _BLOCK_WINDOWS, n), of=n, seconds=round(told - started, 1))
 
 
 def _as_quantiles(points: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,6 @@ forecasts before a stretch that tell whether a run stands already are made too. 
 1 and nothing is estimated.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import structlog
 from numpy.typing import NDArray
 
 from models.baselines import observed
@@ -39,19 +37,17 @@ from models.episodes import (
     watched,
 )
 from models.samples import History, Samples
+from models.told import told
 from schemas.batch import Floats, Ints
 from schemas.errors import DataError, InputError
 from schemas.history import INCIDENTS
 
-log = structlog.get_logger(__name__)
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PUBLISHED = 0.5
 BREACH_WINDOWS = 20_000
 NO_KIND = "none"  # an episode within no labelled incident
 _SHORTEST_STRETCH = 48
 _DRAW_SEED = 0
-_BLOCK_WINDOWS = 256
-_TELL_SECONDS = 5.0
 
 Forecast = Callable[[Samples], NDArray[np.float32]]  # [B, targets, quantiles, horizon]; NaN where it is withheld
 
@@ -257,15 +253,10 @@ def _draw(samples: Samples, truth: _Truth, stretch: int, before: int, most: int)
 def _chances(samples: Samples, forecast: Forecast, targets: Sequence[Watched], levels: Floats) -> Floats:
     """[watched targets, n] probability of a breach, a block at a time."""
     chances = np.full((len(targets), len(samples)), np.nan)
-    started = told = time.monotonic()
-    for start in range(0, len(samples), _BLOCK_WINDOWS):
-        rows = np.arange(start, min(start + _BLOCK_WINDOWS, len(samples)))
+    for rows in told("foreseeing", len(samples)):
         quantiles = forecast(samples.take(rows))
         for i, target in enumerate(targets):
             chances[i, rows] = target.chance(quantiles, levels)
-        if time.monotonic() - told >= _TELL_SECONDS:
-            told = time.monotonic()
-            log.info("foreseeing", windows=int(rows[-1]) + 1, of=len(samples), seconds=round(told - started, 1))
     return chances
 
 

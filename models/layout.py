@@ -77,7 +77,7 @@ class Layout:
         if doubled := {n for n in names if names.count(n) > 1}:
             raise ContractError(f"field {min(doubled)!r} has the name of an input that Fleetcast makes itself")
         self._tables = {
-            variable(f.name): torch.tensor([sorted(f.symbols).index(s) for s in f.symbols])
+            variable(f.name): torch.tensor([self.vocabulary[variable(f.name)].index(s) for s in f.symbols])
             for f in (*contract.statics, *contract.categories)
         }
 
@@ -160,21 +160,6 @@ class NetworkInput:
         cont, cat, lengths = self.cont.to(device), self.cat.to(device), self.lengths.to(device)
         return NetworkInput(cont, cat, lengths, tables, self.center.to(device), self.scale.to(device))
 
-    def to_library(self) -> dict[str, Tensor | list[Tensor]]:
-        """The dictionary that the library's own ``forward`` takes; it needs one window of full length in the batch."""
-        rows, encoder = self.cat.shape[:2]
-        horizon, n_targets = self.cont.shape[1] - encoder, self.center.shape[1]
-        unit = torch.tensor([[0.0, 1.0]]).expand(rows, -1)
-        return {
-            "encoder_cat": self.cat,
-            "decoder_cat": torch.zeros(rows, horizon, self.cat.shape[2], dtype=torch.long),
-            "encoder_cont": self.cont[:, :encoder],
-            "decoder_cont": self.cont[:, encoder:],
-            "encoder_lengths": self.lengths,
-            "decoder_lengths": torch.full((rows,), horizon),
-            "target_scale": [unit] * n_targets if n_targets > 1 else unit,
-        }
-
 
 def network_input(layout: Layout, scaling: Scaling, windows: WindowBatch) -> NetworkInput:
     """Tensors straight from windows; the network's output stays in normalised units."""
@@ -213,7 +198,7 @@ def _changes(cont: Tensor, layout: Layout, name: str, past: Tensor, window: tupl
     lengths, center, scale = window
     for steps in CHANGES:  # a window that is shorter is looked at from its first step
         before = past.gather(1, (lengths - 1 - steps).clamp(min=0)[:, None])[:, 0]
-        cont[..., layout.at(f"{name}_change_{steps}")] = torch.asinh((center - before) / scale)[:, None]
+        cont[..., layout.at(f"{name}_change_{steps}")] = normalise(center, before, scale)[:, None]
 
 
 def relative_steps(layout: Layout, lengths: Ints) -> Ints:

@@ -37,6 +37,7 @@ from schemas.batch import EventBatch
 from schemas.contract import Contract
 from schemas.errors import DataError, InputError, MismatchError
 from schemas.fingerprint import differences, fingerprint
+from schemas.validation import iso
 
 log = structlog.get_logger(__name__)
 _UNFINISHED = ".unfinished_{}"
@@ -155,8 +156,8 @@ class Trainer:
             "events": len(self._events), "data_sha256": self._digest, "servers": len(names),
             "trained_servers": sorted(set(names) - {names[slot] for slot in parts.held_out}),
             "held_out_servers": sorted(names[slot] for slot in parts.held_out),
-            "first_event_at": _iso(self._events.time[0]), "last_event_at": _iso(self._events.time[-1]),
-            "first_validation_at": _iso(parts.first_validation_step * history.contract.step_ms),
+            "first_event_at": iso(self._events.time[0]), "last_event_at": iso(self._events.time[-1]),
+            "first_validation_at": iso(parts.first_validation_step * history.contract.step_ms),
             "first_validation_step": parts.first_validation_step, "refused_events": history.refused,
             "train_windows": len(parts.train), "validation_windows": len(parts.validation),
             "refit_windows": len(parts.everything), "epochs": fit.epochs, "losses": fit.losses,
@@ -269,10 +270,6 @@ def _mean_for_unseen(
             with torch.no_grad():
                 weight[[rows[s] for s in missing]] = weight[[rows[s] for s in sorted(seen)]].mean(0)
     return unseen
-
-
-def _iso(time_ms: int) -> str:
-    return f"{np.datetime64(int(time_ms), 'ms')}Z"
 
 
 def _versions() -> dict[str, str]:

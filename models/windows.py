@@ -96,10 +96,6 @@ class WindowBatch:
         columns["lengths"][len(self) :] = self.reals.shape[1]
         return WindowBatch(**columns)
 
-    def with_one_full(self) -> "WindowBatch":
-        """These windows, with one of zeros behind them where none is full: the network trims to the longest."""
-        return self if (self.lengths == self.reals.shape[1]).any() else self.padded(len(self) + 1)
-
 
 class Windows:
     """The windows of one partition's servers."""

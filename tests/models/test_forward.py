@@ -13,6 +13,7 @@ from schemas.contract import Contract
 from tests import contracts
 from tests.contracts import enum, field
 from tests.models.conftest import events
+from tests.models.library import library_input
 
 SIZE = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8, dropout=0.3)
 ONE = contracts.schema(step_seconds=60, encoder_steps=12, min_encoder_steps=4, horizon_steps=5)
@@ -53,13 +54,13 @@ def network_and_inputs(name: str, rows: int = 12) -> tuple[torch.nn.Module, Netw
     chosen = np.sort(np.random.default_rng(0).choice(len(history.samples), rows, replace=False))
     windows = history.windows(history.samples.take(chosen))
     assert np.ptp(windows.lengths) > 0, "full windows and short ones are compared"
-    inputs = (network_input(layout, scaling, w) for w in (windows, windows.with_one_full()))
+    inputs = (network_input(layout, scaling, w) for w in (windows, windows.padded(len(windows) + 1)))
     return network, *inputs
 
 
 def library(network: torch.nn.Module, inputs: NetworkInput) -> Tensor:
     """In the network's units: with centre 0 and scale 1 the library's way back is sinh alone."""
-    prediction = network(inputs.to_library())["prediction"]
+    prediction = network(library_input(inputs))["prediction"]
     return torch.asinh(torch.stack(prediction, dim=2) if isinstance(prediction, list) else prediction.unsqueeze(2))
 
 

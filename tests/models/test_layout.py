@@ -15,6 +15,7 @@ from schemas.errors import ContractError
 from tests import contracts
 from tests.contracts import enum, field
 from tests.models.conftest import events
+from tests.models.library import library_input
 
 ALL_KNOWN = ["hour", "day_of_week", "month", "is_weekend", "time_of_day", "season_lag"]
 CALENDAR = ("hour", "day_of_week", "month", "is_weekend", "time_of_day_sin", "time_of_day_cos")
@@ -139,7 +140,7 @@ def test_shapes_and_types_of_every_tensor() -> None:
     inputs = network_input(layout, scaling_of(layout), windows)
     rows, encoder, horizon, n = len(windows), 6, 4, len(layout.reals)
 
-    x = inputs.to_library()
+    x = library_input(inputs)
     shapes = {k: [tuple(t.shape) for t in v] if isinstance(v, list) else tuple(v.shape) for k, v in x.items()}
     assert shapes == {
         "encoder_cont": (rows, encoder, n), "decoder_cont": (rows, horizon, n),
