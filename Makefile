@@ -31,7 +31,8 @@ model: install
 	$(BIN)/fleetcast generate --servers 40 --hours 504 --seed 2 --prefix c- --scenario critical --output $(MODEL)/critical
 	$(BIN)/fleetcast generate --servers 15 --hours 504 --seed 3 --prefix d- --scenario degrading --output $(MODEL)/degrading
 	for fleet in mixed critical degrading; do cp $(MODEL)/$$fleet/metrics.parquet $(MODEL)/train/$$fleet.parquet; done
-	$(BIN)/fleetcast train --data $(MODEL)/train --epochs 12 --epoch-windows 8000 --learning-rate 0.01 --output models
+	$(BIN)/fleetcast generate --servers 40 --hours 336 --seed 11 --prefix t- --start 2026-02-09T00:00:00Z --output $(MODEL)/test
+	$(BIN)/fleetcast train --data $(MODEL)/train --epochs 16 --epoch-windows 10000 --breach-share 0.35 --test-data $(MODEL)/test --output models
 
 # With the model that ships; DEMO_SECONDS counts from the consumer's readiness.
 demo: install jars

@@ -79,8 +79,8 @@ class Watched:
     above: bool
 
     def beyond(self, values: NDArray[np.float32]) -> Bools:
-        """[steps] whether the target of ``values`` [steps, targets] is beyond it; not where nothing was observed."""
-        value = values[:, self.column]
+        """[...] whether ``values`` [..., targets] are beyond it; not where nothing was observed."""
+        value = values[..., self.column]
         return np.asarray(value > self.threshold if self.above else value < self.threshold, bool)
 
     def chance(self, quantiles: NDArray[np.float32], levels: Floats) -> Floats:

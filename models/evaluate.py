@@ -112,17 +112,14 @@ def evaluate(
     return _Judge(model.runtime(), history, scope).evaluation(model.version, model.metadata)
 
 
-def evaluate_trained(
-    trained: Trained, events: EventBatch, since_step: int, *, max_windows: int = MAX_WINDOWS
-) -> Evaluation:
-    """``evaluate`` before the model is saved, after training's cut (``Split.first_validation_step``).
+def evaluate_trained(trained: Trained, events: EventBatch, scope: Scope) -> Evaluation:
+    """``evaluate`` before the model is saved: after training's cut (``Split.first_validation_step``), or on other data.
 
-    Training took no window whose horizon reaches ``since_step``, so no step that is judged was trained on.
+    Training took no window whose horizon reaches the cut, so no step that is judged was trained on.
 
     Raises:
         DataError: there is no window that can be judged.
     """
-    scope = Scope(max_windows, since_step)
     scope.check()
     runtime = Runtime(trained.layout, trained.scaling, trained.network, trained.offsets)
     history = History(trained.layout.contract, events)

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from models.episodes import QUIET_STEPS, watched
 from models.samples import History, Samples
 from models.split import spread
 from models.windows import WindowBatch
 from schemas.batch import Ints
 
+_LOOK_ROWS = 4096
 CHUNK_ROWS = 16  # activations of 16 windows stay in cache; also the unit that cores share out
 
 
@@ -48,13 +51,24 @@ class WindowStream(IterableDataset[list[Chunk]]):
         seen: by category or static of the contract, the symbols' positions that were in any window so far.
     """
 
-    def __init__(self, history: History, samples: Samples, *, epoch_windows: int, batch_size: int, seed: int) -> None:
-        """``samples`` to draw from."""
+    def __init__(
+        self,
+        history: History,
+        samples: Samples,
+        *,
+        epoch_windows: int,
+        batch_size: int,
+        seed: int,
+        breach_share: float = 0.0,
+    ) -> None:
+        """``samples`` to draw from. ``breach_share``: of an epoch's windows, those with a breach near."""
         self._history, self._samples = history, samples
         self._epoch_windows, self._batch_size, self._seed = min(epoch_windows, len(samples)), batch_size, seed
         contract = history.contract
         self.seen: dict[str, set[int]] = {f.name: set() for f in (*contract.categories, *contract.statics)}
         self.epoch = 0
+        self._near = np.flatnonzero(breach_near(history, samples)) if breach_share else np.array([], np.intp)
+        self._from_near = min(round(breach_share * self._epoch_windows), len(self._near))
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -63,12 +77,20 @@ class WindowStream(IterableDataset[list[Chunk]]):
     def __iter__(self) -> Iterator[list[Chunk]]:
         """The epoch numbered ``epoch``."""
         rng = np.random.default_rng([self._seed, self.epoch])
-        rows = rng.permutation(len(self._samples))[: self._epoch_windows]
+        rows = self._drawn(rng)
         for start in range(0, len(rows), self._batch_size):
             samples = self._samples.take(rows[start : start + self._batch_size])
             batch = chunks(self._history, samples, self._lengths(samples, rng), int(rng.integers(2**62)))
             self._note(batch)
             yield batch
+
+    def _drawn(self, rng: np.random.Generator) -> Ints:
+        every = rng.permutation(len(self._samples))
+        if not self._from_near:
+            return every[: self._epoch_windows]
+        near = rng.permutation(self._near)[: self._from_near]
+        others = every[~np.isin(every, near)][: self._epoch_windows - len(near)]
+        return rng.permutation(np.concatenate([near, others]))
 
     def _lengths(self, samples: Samples, rng: np.random.Generator) -> Ints:
         """Lengths between min_encoder_steps and what there is."""
@@ -85,6 +107,22 @@ class WindowStream(IterableDataset[list[Chunk]]):
                 self.seen[field.name].update(np.unique(windows.categories[inside][:, column]).tolist())
             for column, field in enumerate(contract.statics):
                 self.seen[field.name].update(np.unique(windows.statics[:, column]).tolist())
+
+
+def breach_near(history: History, samples: Samples) -> NDArray[np.bool_]:
+    """[n] whether an episode of a watched target begins in the first quarter of a window's horizon."""
+    targets = watched(history.contract)
+    near = np.zeros(len(samples), bool)
+    steps = max(history.contract.settings.horizon_steps // 4, 1)
+    for start in range(0, len(samples), _LOOK_ROWS) if targets else ():
+        part = samples.take(np.arange(start, min(start + _LOOK_ROWS, len(samples))))
+        past = history.past(part, np.arange(QUIET_STEPS - 1, -1, -1))
+        future = history.future(part)[:, :steps]
+        for target in targets:
+            was = target.beyond(past).any(axis=1)
+            will = target.beyond(future).any(axis=1)
+            near[start : start + len(part)] |= will & ~was
+    return near
 
 
 def validation_chunks(history: History, samples: Samples, most: int) -> list[Chunk]:

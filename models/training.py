@@ -31,6 +31,8 @@ class TrainingOptions(Strict):
         averaging: the decay of the exponential moving average of the weights, by optimiser step (Polyak averaging).
         patience: epochs without a better validation loss before training stops.
         step_weight: a step h of the horizon weighs h^-step_weight in the loss.
+        breach_share: of an epoch's windows, so many are drawn from those before which a breach is near. Breaches are
+            rare: drawn as they come, their lead-ins are a window in a hundred, and are learned last.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -39,12 +41,13 @@ class TrainingOptions(Strict):
     epoch_windows: int = Field(default=6_000, ge=1)
     validation_windows: int = Field(default=2_000, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0)
+    learning_rate: float = Field(default=1e-2, gt=0)
     weight_decay: float = Field(default=1e-3, ge=0)
     averaging: float = Field(default=0.995, ge=0, lt=1)
     patience: int = Field(default=5, ge=1)
     step_weight: float = Field(default=0.5, ge=0)
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    breach_share: float = Field(default=0.25, ge=0, le=0.9)
     holdout_servers: int | None = Field(default=None, ge=0)
 
 

@@ -34,14 +34,18 @@ POSITIVE = FiniteRange(min=0, min_open=True)
     "--epoch-windows", type=click.IntRange(1), default=6000, show_default=True, help="Windows drawn at random an epoch."
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--learning-rate", type=POSITIVE, default=5e-3, show_default=True)
+@click.option("--learning-rate", type=POSITIVE, default=1e-2, show_default=True)
 @click.option("--weight-decay", type=FiniteRange(0, 1e3), default=1e-3, show_default=True)
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True,
               help="Epochs without a better validation loss before it stops.")  # fmt: skip
+@click.option("--breach-share", type=FiniteRange(0, 0.9), default=0.25, show_default=True,
+              help="Share of an epoch's windows drawn from those just before a breach.")  # fmt: skip
 @click.option("--holdout-servers", type=click.IntRange(0), default=None,
               help="Servers kept out wholly, to be judged as unseen.  [default: a tenth from 20 on]")  # fmt: skip
 @click.option("--since", type=Time(), help="Only events at or after this time.")
 @click.option("--until", type=Time(), help="Only events before this time: what follows can then be judged.")
+@click.option("--test-data", "test_path", type=click.Path(path_type=Path, exists=True), metavar="PATH",
+              help="Other data to judge the model on, breaches too; its figures join the card.")  # fmt: skip
 @click.option(
     "--from", "start_name", metavar="DIR|latest", help="Begin with this model's weights; it must fit the contract."
 )
@@ -51,13 +55,15 @@ POSITIVE = FiniteRange(min=0, min_open=True)
 def train(
     *, common: Common, data_path: Path, epochs: int, output: Path, seed: int, hidden_size: int, dropout: float,
     epoch_windows: int, batch_size: int, learning_rate: float, weight_decay: float, patience: int,
-    holdout_servers: int | None, since: int | None, until: int | None, start_name: str | None, resume: bool,
-    mapping_file: Path | None,
+    breach_share: float, holdout_servers: int | None, since: int | None, until: int | None, test_path: Path | None,
+    start_name: str | None, resume: bool, mapping_file: Path | None,
 ) -> None:  # fmt: skip
     """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
     from models.artifact import find, load, save
     from models.card import model_card
-    from models.evaluate import evaluate_trained
+    from models.episodes import watched
+    from models.evaluate import Scope, evaluate_trained
+    from models.foresight import BREACH_WINDOWS, incidents_beside
     from models.network import NetworkSize
     from models.plots import plots
     from models.split import within
@@ -72,21 +78,26 @@ def train(
     start = load(find(start_name), contract) if start_name else None
     events = read_history([data_path], contract, load_mapping(mapping_file))
     events = events.take(within(events.time, since, until))
+    test_events = read_history([test_path], contract, load_mapping(mapping_file)) if test_path else None
     options = TrainingOptions(
         epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size, dropout=dropout),
         epoch_windows=epoch_windows, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-        patience=patience, holdout_servers=holdout_servers,
+        patience=patience, breach_share=breach_share, holdout_servers=holdout_servers,
     )  # fmt: skip
     with _writing(output):
         fitted = Trainer(contract, events, options, start).train(output, resume=resume)
     version = time.strftime("tft_model_%Y%m%d_%H%M%S", time.gmtime())
-    evaluation = None
+    evaluation, others = None, {}
     if len(fitted.split.validation):
-        evaluation = evaluate_trained(fitted.judged, events, fitted.split.first_validation_step)
+        evaluation = evaluate_trained(fitted.judged, events, Scope(since_step=fitted.split.first_validation_step))
         fitted.final.metadata["metrics"] = evaluation.to_json()
+    if test_path is not None and test_events is not None:
+        scope = Scope(breach_windows=BREACH_WINDOWS if watched(contract) else 0, incidents=incidents_beside(test_path))
+        others["data that was never trained on"] = tested = evaluate_trained(fitted.final, test_events, scope)
+        fitted.final.metadata["test_metrics"] = tested.to_json()
     with _writing(output):
         pictures = plots(contract, evaluation) if evaluation else {}
-        card = model_card(version, fitted.final, evaluation, pictures)
+        card = model_card(version, fitted.final, evaluation, pictures, others)
         folder = save(output, version, fitted.final, card, pictures)
     click.echo(folder)
 

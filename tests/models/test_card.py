@@ -9,7 +9,7 @@ from models import artifact
 from models.artifact import Trained
 from models.card import model_card
 from models.episodes import Foresight
-from models.evaluate import evaluate_trained
+from models.evaluate import Scope, evaluate_trained
 from models.foresight import PROBABILITIES, Breaches
 from models.network import NetworkSize
 from models.plots import plots
@@ -41,7 +41,7 @@ def trained(history: EventBatch) -> Trained:
 
 @pytest.fixture(scope="module")
 def evaluation(trained: Trained, history: EventBatch) -> Evaluation:
-    return evaluate_trained(trained, history, 0)
+    return evaluate_trained(trained, history, Scope())
 
 
 def tables(card: str) -> list[list[list[str]]]:
@@ -80,7 +80,7 @@ def test_says_what_was_trained_on_what(trained: Trained, history: EventBatch) ->
 def test_shows_measured_skill(trained: Trained, history: EventBatch) -> None:
     """With an evaluation, each target and horizon has its row, and where a baseline is better the limits say so."""
     cut = int(history.time[-1]) // CONTRACT.step_ms - 15
-    evaluation = evaluate_trained(trained, history, cut)
+    evaluation = evaluate_trained(trained, history, Scope(since_step=cut))
     card = model_card(VERSION, trained, evaluation)
 
     for target, horizons in evaluation.targets.items():
@@ -193,7 +193,7 @@ def test_says_where_it_fails(trained: Trained, evaluation: Evaluation) -> None:
 
 def test_goes_into_the_artifact(trained: Trained, history: EventBatch, tmp_path: Path) -> None:
     """Card and metrics are saved with the model, and the metrics come back with it."""
-    evaluation = evaluate_trained(trained, history, 0)
+    evaluation = evaluate_trained(trained, history, Scope())
     metadata = {**trained.metadata, "metrics": evaluation.to_json()}
     measured = Trained(trained.network, trained.layout, trained.scaling, trained.size, trained.unseen, metadata)
     folder = artifact.save(tmp_path, VERSION, measured, model_card(VERSION, measured, evaluation))

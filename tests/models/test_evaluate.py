@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from models.artifact import Model
 from models.baselines import seasonal_scale
-from models.evaluate import evaluate, evaluate_trained
+from models.evaluate import Scope, evaluate, evaluate_trained
 from models.report import groups_table, render
 from models.samples import History
 from models.scores import FORECASTERS, Evaluation, Score, pinball, quantile_at, skill
@@ -132,11 +132,11 @@ def test_after_training_only_later_windows_are_judged() -> None:
     """No window is judged whose first forecast step lies before the cut."""
     batch = events(SMALL, servers=3, steps=80)
     cut = int(batch.time[0]) // SMALL.step_ms + 60
-    found = evaluate_trained(affine_trained(SMALL), batch, cut)
+    found = evaluate_trained(affine_trained(SMALL), batch, Scope(since_step=cut))
 
     assert found.first_issued_at == cut * SMALL.step_ms
     assert found.model_version is None
-    assert found.windows < evaluate_trained(affine_trained(SMALL), batch, 0).windows
+    assert found.windows < evaluate_trained(affine_trained(SMALL), batch, Scope()).windows
 
 
 def test_a_forecast_that_is_not_finite_is_left_out_for_all(tmp_path: Path) -> None:
@@ -245,12 +245,12 @@ def test_seen_and_unseen_servers_are_told_apart() -> None:
     trained = affine_trained(SMALL, [0, 0.25, 1])
     trained.metadata.update(trained_servers=["a", "gone"], held_out_servers=["b"])
     batch = series(SMALL, a=range(30), b=[float(i % 2) for i in range(30)])
-    found = evaluate_trained(trained, batch, 0)
+    found = evaluate_trained(trained, batch, Scope())
 
     assert {name: (group.windows, group.servers) for name, group in found.groups.items()} == {
         "seen": (26, 1), "unseen": (26, 1),
     }  # fmt: skip
-    assert found.groups["seen"].targets == evaluate_trained(trained, series(SMALL, a=range(30)), 0).targets
+    assert found.groups["seen"].targets == evaluate_trained(trained, series(SMALL, a=range(30)), Scope()).targets
     assert found.to_json()["groups"]["unseen"]["targets"]["load"]["1"]["model"]["mae"] > 0
     assert "1 seen (26 windows), 1 unseen (26 windows)" in render(found)
     (row,) = groups_table(found)
@@ -258,9 +258,9 @@ def test_seen_and_unseen_servers_are_told_apart() -> None:
     assert seen is not None
     assert unseen is not None
     assert row[3] == f"{(1 - unseen) / (1 - seen):.4g}"
-    alone = evaluate_trained(trained, series(SMALL, b=range(30)), 0)
+    alone = evaluate_trained(trained, series(SMALL, b=range(30)), Scope())
     assert list(alone.groups) == ["unseen"], "whichever there is"
-    assert evaluate_trained(affine_trained(SMALL), batch, 0).groups == {}, "an older artifact does not tell"
+    assert evaluate_trained(affine_trained(SMALL), batch, Scope()).groups == {}, "an older artifact does not tell"
 
 
 @pytest.mark.parametrize(
