@@ -10,11 +10,13 @@ import numpy as np
 import structlog
 
 from consumer.dlq import dead_letter
-from consumer.messages import Incoming, Outgoing
+from consumer.messages import Headers, Incoming, Outgoing
+from consumer.position import Mark
+from consumer.published import GROUP, SOURCE_OFFSET
 from consumer.records import forecast_records, step_records
 from models.artifact import Model
 from models.partition import DueWindows, Partition
-from models.windows import ClosedSteps
+from models.windows import ClosedSteps, PublishedSteps
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.codec import EventCodec, RecordCodec
 from schemas.topics import Topics
@@ -44,6 +46,14 @@ class Codecs:
     forecasts: RecordCodec
 
 
+@dataclass(slots=True)
+class Assigned:
+    """A partition that is ours, and the first offset of which nothing was published."""
+
+    state: Partition
+    next_offset: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """Events, the position of each among the records, and the records that could not be decoded."""
@@ -56,49 +66,68 @@ class Decoded:
 class Core:
     """State of the assigned partitions, and the one way through: decode, validate, window, infer, publish."""
 
-    def __init__(self, model: Model, codecs: Codecs, topics: Topics) -> None:
-        """No partitions yet."""
-        self._model, self._codecs, self._topics = model, codecs, topics
+    def __init__(self, model: Model, codecs: Codecs, topics: Topics, group_id: str = "fleetcast") -> None:
+        """No partitions yet. ``group_id`` stands in the steps' headers: one group owns them."""
+        self.model = model
+        self._codecs, self._topics, self._group = codecs, topics, group_id.encode()
         self._contract = model.contract
         self._runtime = model.runtime()
         self._lineage = {"model_version": model.version, "contract_fingerprint": model.fingerprint}
-        self._partitions: dict[int, Partition] = {}
+        self._assigned: dict[int, Assigned] = {}
         self.counts = Counts()
 
     @property
     def partitions(self) -> list[int]:
         """The assigned partitions."""
-        return sorted(self._partitions)
+        return sorted(self._assigned)
 
     @property
     def servers_with_window(self) -> int:
         """Servers whose window is long enough for a forecast."""
-        return sum(p.servers_with_window for p in self._partitions.values())
+        return sum(a.state.servers_with_window for a in self._assigned.values())
 
     @property
     def servers(self) -> int:
         """Servers with a window or an open step."""
-        return sum(p.servers for p in self._partitions.values())
+        return sum(a.state.servers for a in self._assigned.values())
 
     def add(self, partition: int) -> None:
         """Take on a partition, with nothing known of it."""
-        self._partitions[partition] = Partition(self._contract)
+        self._assigned[partition] = Assigned(Partition(self._contract))
 
     def remove(self, partition: int) -> None:
         """Forget a partition."""
-        self._partitions.pop(partition, None)
+        self._assigned.pop(partition, None)
 
     def state(self, partition: int) -> Partition | None:
         """The partition's state; another object each time the partition is taken on."""
-        return self._partitions.get(partition)
+        assigned = self._assigned.get(partition)
+        return None if assigned is None else assigned.state
 
-    def first_open_offset(self, partition: int) -> int | None:
-        """The first offset whose event still sits in an open step: what a restart must read again."""
-        return self._partitions[partition].first_open_offset()
+    def restore(self, partition: int, steps: PublishedSteps) -> None:
+        """Rebuild windows from published steps, in the log's order; before ``resume``."""
+        self._assigned[partition].state.restore(steps)
 
-    def watermark_ms(self, partition: int) -> int | None:
-        """Steps that end at or before it are closed."""
-        return self._partitions[partition].watermark_ms
+    def resume(self, partition: int, next_offset: int, watermark_ms: int | None) -> None:
+        """Stand where the log was left; records before ``next_offset`` only fill open steps again."""
+        assigned = self._assigned[partition]
+        assigned.next_offset = next_offset
+        if watermark_ms is not None:
+            assigned.state.resume_at(watermark_ms)
+
+    def mark(self, partition: int, following: int) -> Mark:
+        """Where the partition's log stands; ``following``: the offset after the last record that was fed."""
+        assigned = self._assigned[partition]
+        state = assigned.state
+        begun = state.watermark_ms is not None
+        first_open = state.first_open_offset()
+        return Mark(
+            resume_offset=following if first_open is None else min(first_open, following),
+            next_offset=max(following, assigned.next_offset),
+            watermark_ms=state.watermark_ms,
+            closed_before=state.closed_before if begun else None,
+            oldest_needed_step=state.oldest_needed_step() if begun else None,
+        )
 
     def process(self, partition: int, records: Sequence[Incoming]) -> Iterable[Outgoing]:
         """Feed consecutive records of a partition; yields what to publish, in order. Exhaust it.
@@ -106,16 +135,23 @@ class Core:
         Raises:
             UnreachableError: a schema id is not cached and the registry does not answer; nothing was changed.
         """
-        events, kept, undecodable = self._codecs.events.decode([r.value for r in records])
-        state = self._partitions[partition]  # held here: it may be given away while its output waits for the broker
-        return self._publish(partition, state, records, Decoded(events, kept, undecodable))
+        assigned = self._assigned[partition]
+        old = sum(record.offset < assigned.next_offset for record in records)
+        before = self._decode(records[:old])
+        decoded = self._decode(records[old:])
+        if old:
+            assigned.state.reopen(before.events, *_origin(records, before.kept))
+        # The state is held here: it may be given away while its output waits for the broker.
+        return self._publish(partition, assigned.state, records[old:], decoded)
+
+    def _decode(self, records: Sequence[Incoming]) -> Decoded:
+        return Decoded(*self._codecs.events.decode([r.value for r in records]))
 
     def _publish(
         self, partition: int, state: Partition, records: Sequence[Incoming], decoded: Decoded
     ) -> Iterable[Outgoing]:
         kept = decoded.kept
-        offset = np.array([records[i].offset for i in kept], np.int64)
-        appended = np.array([records[i].timestamp_ms for i in kept], np.int64)
+        offset, appended = _origin(records, kept)
         jumps = state.jumps
         closing, invalid = state.advance(decoded.events, offset, appended)
         if state.jumps > jumps:
@@ -125,7 +161,7 @@ class Core:
         refused = decoded.refused + [Rejection(kept[r.row], r.stage, r.reason) for r in invalid]
         yield from self._dead_letters(partition, records, refused)
         for closed, blocks in closing:
-            yield from self._steps(partition, closed, state.keys)
+            yield from self._steps(partition, closed, state.keys, offset[closed.closer])
             for due in blocks:
                 yield from self._forecasts(partition, due, offset[due.steps.closer])
 
@@ -137,12 +173,14 @@ class Core:
             incoming = records[rejection.row]
             yield dead_letter(incoming, rejection, self._topics.metrics, partition, self._topics.dlq)
 
-    def _steps(self, partition: int, closed: ClosedSteps, keys: list[str]) -> Iterable[Outgoing]:
+    def _steps(self, partition: int, closed: ClosedSteps, keys: list[str], offsets: Ints) -> Iterable[Outgoing]:
         self.counts.steps += len(closed)
         self.counts.held_steps += int(closed.held.sum())
-        steps = list(step_records(closed, keys, self._contract, self._model.fingerprint))
-        for step, value in zip(steps, self._codecs.steps.encode(steps), strict=True):
-            yield Outgoing(self._topics.steps, step["server_id"].encode(), value, partition=partition)
+        steps = list(step_records(closed, keys, self._contract, self.model.fingerprint))
+        values = self._codecs.steps.encode(steps)
+        for step, value, offset in zip(steps, values, offsets.tolist(), strict=True):
+            headers: Headers = [(GROUP, self._group), (SOURCE_OFFSET, str(offset).encode())]
+            yield Outgoing(self._topics.steps, step["server_id"].encode(), value, headers, partition=partition)
 
     def _forecasts(self, partition: int, due: DueWindows, offsets: Ints) -> Iterable[Outgoing]:
         quantiles = self._runtime.forecast(due.windows)
@@ -152,3 +190,9 @@ class Core:
         self.counts.withheld += len(due.keys) - len(forecasts)
         for forecast, value in zip(forecasts, self._codecs.forecasts.encode(forecasts), strict=True):
             yield Outgoing(self._topics.forecasts, forecast["server_id"].encode(), value)
+
+
+def _origin(records: Sequence[Incoming], kept: list[int]) -> tuple[Ints, Ints]:
+    """[n] offsets and timestamps of the records that could be decoded."""
+    offset = np.array([records[i].offset for i in kept], np.int64)
+    return offset, np.array([records[i].timestamp_ms for i in kept], np.int64)

@@ -8,7 +8,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.messages import Incoming
-from schemas.errors import FleetcastError
+from schemas.errors import FleetcastError, UnreachableError
 
 log = structlog.get_logger(__name__)
 LIBRDKAFKA = logging.getLogger("librdkafka")
@@ -21,10 +21,25 @@ _DEFAULTS: dict[str, Any] = {
     "fetch.wait.max.ms": 50,
     "queued.max.messages.kbytes": 65_536,
 }
+_ASK_SECONDS = 2.0
+# No waiting mends these. A consumer's fatal error comes as _FATAL, once, and fatal() of it is False; after it there is
+# silence (confluent-kafka 2.16).
+_HOPELESS = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._FATAL,  # noqa: SLF001  its public name in librdkafka's bindings
+)  # fmt: skip
+
+
+def hopeless(error: KafkaError) -> bool:
+    """Whether a consumer's error is one that no waiting mends."""
+    return error.fatal() or error.code() in _HOPELESS
 
 
 class Inbox:
-    """Reads the input topic as a member of the group."""
+    """Reads the input topic as a member of the group.
+
+    A partition that was assigned is held: nothing of it is handed out until ``start`` says from where.
+    """
 
     def __init__(
         self,
@@ -32,16 +47,22 @@ class Inbox:
         group_id: str,
         topic: str,
         added: Callable[[int], None],
-        removed: Callable[[int], None],
+        removed: Callable[[list[int]], None],
     ) -> None:
-        """Subscribe. ``removed`` is called before a partition is given away, or after it was lost."""
+        """Subscribe. ``removed`` is called before partitions are given away, or after they were lost."""
         self._topic, self._added, self._removed = topic, added, removed
         self._at_end: dict[int, int] = {}  # offset of the end, by partition that was read to it
         self._assigned: set[int] = set()
+        self._held: set[int] = set()  # not started yet
         self._paused: set[int] = set()
-        self._all_paused = False
+        self._fetching: set[int] = set()  # as librdkafka knows it
+        self._stash: list[Message] = []  # came while nothing was to be handed out
+        self._raised: BaseException | None = None  # by a callback: it may not leave that, or a batch would be lost
         self.joined = False
-        self._consumer = Consumer({**_DEFAULTS, **config, "group.id": group_id}, logger=LIBRDKAFKA)
+        settings = {**_DEFAULTS, **config, "group.id": group_id}
+        if settings["group.protocol"] == "classic":
+            settings.setdefault("partition.assignment.strategy", "cooperative-sticky")
+        self._consumer = Consumer(settings, logger=LIBRDKAFKA)
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
 
     @property
@@ -61,14 +82,47 @@ class Inbox:
             return False
         return True
 
+    def committed(self, partitions: list[int]) -> dict[int, tuple[int, str | None]]:
+        """Committed offset and metadata, of those that have any; an open transaction on one is waited for.
+
+        Raises:
+            UnreachableError: the broker does not say now.
+        """
+        wanted = [TopicPartition(self._topic, p) for p in partitions]
+        try:
+            found = self._consumer.committed(wanted, timeout=_ASK_SECONDS)
+        except KafkaException as failure:
+            raise UnreachableError(f"the committed offsets are not known: {failure.args[0].str()}") from None
+        for p in found:
+            if p.error is not None:
+                raise UnreachableError(f"the committed offset of {self._topic}/{p.partition}: {p.error.str()}")
+        return {p.partition: (p.offset, p.metadata) for p in found if p.offset >= 0}
+
+    def start(self, partition: int, offset: int) -> bool:
+        """Hand out a held partition's records from ``offset`` on; False where it must be tried again."""
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        except KafkaException as failure:
+            log.debug("seek is not possible yet", partition=partition, error=failure.args[0].str())
+            return False
+        self._at_end.pop(partition, None)
+        self._held.discard(partition)
+        self._stash = [m for m in self._stash if m.partition() != partition]
+        return True
+
+    def hold(self, partition: int) -> None:
+        """Hand out nothing of a partition until it is started again."""
+        self._held.add(partition)
+        self._at_end.pop(partition, None)
+
+    def holds(self, partitions: list[int]) -> bool:
+        """Whether all of them are ours."""
+        return self._assigned.issuperset(partitions)
+
     def keep_alive(self) -> None:
         """Stay a member of the group while nothing can be processed: poll without reading."""
-        self._all_paused = True
-        self._consumer.pause([TopicPartition(self._topic, p) for p in self._assigned])
-        for message in self._consumer.consume(1, 0):
-            partition = message.partition()
-            if partition is not None and not self._is_event(message, partition):
-                self.rewind(partition, int(message.offset() or 0))  # fetched before the pause: read again later
+        self._fetch(set())
+        self._stash += [m for m in self._consume(1, 0) if self._is_event(m)]  # fetched before the pause
 
     def poll(self, limit: int, timeout_s: float) -> dict[int, list[Incoming]]:
         """Up to ``limit`` records by partition.
@@ -76,18 +130,16 @@ class Inbox:
         Raises:
             FleetcastError: the broker reports an error that does not heal by itself.
         """
-        if self._all_paused:
-            self._all_paused = False
-            self._consumer.resume([TopicPartition(self._topic, p) for p in self._assigned - self._paused])
+        self._fetch(self._assigned - self._held - self._paused)
+        messages, self._stash = self._stash, []
+        messages += [m for m in self._consume(limit, 0 if messages else timeout_s) if self._is_event(m)]
         batches: dict[int, list[Incoming]] = {}
-        for message in self._consumer.consume(limit, timeout_s):
-            partition = message.partition()
-            if partition is None or self._is_event(message, partition):
-                continue
-            self._at_end.pop(partition, None)
-            batches.setdefault(partition, []).append(incoming(message))
-        # A partition may have been given away by a callback inside consume().
-        return {p: records for p, records in batches.items() if p in self._assigned}
+        for message in messages:
+            partition = int(message.partition() or 0)
+            # One may have been given away, or taken on, by a callback inside consume().
+            if partition in self._assigned and partition not in self._held:
+                batches.setdefault(partition, []).append(incoming(message))
+        return batches
 
     def rewind(self, partition: int, offset: int) -> None:
         """Read again from ``offset``."""
@@ -96,27 +148,33 @@ class Inbox:
     def pause(self, partition: int) -> None:
         """Fetch nothing of a partition for now."""
         self._paused.add(partition)
-        self._consumer.pause([TopicPartition(self._topic, partition)])
+        self._fetch(self._fetching - {partition})
 
     def resume(self, partition: int) -> None:
         """Fetch it again."""
         self._paused.discard(partition)
-        if partition in self._assigned:
-            self._consumer.resume([TopicPartition(self._topic, partition)])
 
-    def commit(self, offsets: dict[int, int]) -> bool:
-        """Commit the next offsets to read, of partitions that are still ours; False where it must be tried again.
+    def group_metadata(self) -> Any:
+        """Of this moment, for a transaction."""
+        return self._consumer.consumer_group_metadata()
+
+    def offset(self, partition: int, offset: int, metadata: str) -> TopicPartition:
+        """What is committed of a partition."""
+        return TopicPartition(self._topic, partition, offset, metadata=metadata)
+
+    def commit(self, offsets: list[TopicPartition]) -> bool:
+        """Commit outside a transaction, of partitions that are still ours; False where it must be tried again.
 
         Raises:
             FleetcastError: the client can do no more.
         """
-        mine = [TopicPartition(self._topic, p, offset) for p, offset in offsets.items() if p in self._assigned]
+        mine = [p for p in offsets if p.partition in self._assigned]
         try:
             if mine:
                 self._consumer.commit(offsets=mine, asynchronous=False)
         except KafkaException as failure:
             error = failure.args[0]
-            if error.fatal():
+            if hopeless(error):
                 raise FleetcastError(f"cannot commit: {error.str()}") from None
             log.warning("offsets were not committed; trying again", error=error.str())
             return False
@@ -126,41 +184,75 @@ class Inbox:
         """Leave the group at once."""
         self._consumer.close()
 
-    def _is_event(self, message: Message, partition: int) -> bool:
-        error = message.error()
+    def _consume(self, limit: int, timeout_s: float) -> list[Message]:
+        """Wait for the first message, then take what is there; ``consume`` alone would wait for ``limit`` of them.
+
+        Raises:
+            BaseException: what a callback raised.
+        """
+        first = self._consumer.poll(timeout_s)
+        found = [] if first is None else [first, *self._consumer.consume(limit, 0)]
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
+        return found
+
+    def _fetch(self, wanted: set[int]) -> None:
+        """Pause and resume so that librdkafka fetches these partitions and no others."""
+        wanted &= self._assigned
+        if stop := self._fetching - wanted:
+            self._consumer.pause([TopicPartition(self._topic, p) for p in stop])
+        if go := wanted - self._fetching:
+            self._consumer.resume([TopicPartition(self._topic, p) for p in go])
+        self._fetching = wanted
+
+    def _is_event(self, message: Message) -> bool:
+        error, partition = message.error(), int(message.partition() or 0)
         if error is None:
-            return False
+            self._at_end.pop(partition, None)
+            return True
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name in librdkafka's bindings
-            self._at_end[partition] = int(message.offset() or 0)
-        elif error.fatal() or error.code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART):
+            if partition not in self._held:
+                self._at_end[partition] = int(message.offset() or 0)
+        elif hopeless(error):
             raise FleetcastError(f"cannot read {self._topic}: {error.str()}")
         else:
             log.warning("the broker reports an error and is asked again", error=error.str())
-        return True
+        return False
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.joined = True
         for p in partitions:
             self._assigned.add(p.partition)
+            self._fetching.add(p.partition)  # librdkafka begins by itself; what comes before ``start`` is dropped
+            self.hold(p.partition)
             self._added(p.partition)
         log.info("partitions assigned", partitions=[p.partition for p in partitions])
 
     def _on_revoke(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        for p in partitions:
-            self._removed(p.partition)
-            self._forget(p.partition)
-        log.info("partitions given away", partitions=[p.partition for p in partitions])
+        gone = [p.partition for p in partitions]
+        self._tell_removed(gone)
+        self._forget(gone)
+        log.info("partitions given away", partitions=gone)
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        for p in partitions:
-            self._forget(p.partition)  # first: nothing of a lost partition may be committed
-            self._removed(p.partition)
-        log.warning("partitions lost", partitions=[p.partition for p in partitions])
+        gone = [p.partition for p in partitions]
+        self._forget(gone)  # first: nothing of a lost partition may be committed
+        self._tell_removed(gone)
+        log.warning("partitions lost", partitions=gone)
 
-    def _forget(self, partition: int) -> None:
-        self._assigned.discard(partition)
-        self._paused.discard(partition)
-        self._at_end.pop(partition, None)
+    def _tell_removed(self, partitions: list[int]) -> None:
+        try:
+            self._removed(partitions)
+        except BaseException as error:  # noqa: BLE001  raised again by ``_consume``
+            self._raised = error
+
+    def _forget(self, partitions: list[int]) -> None:
+        for sets in (self._assigned, self._held, self._paused, self._fetching):
+            sets.difference_update(partitions)
+        for partition in partitions:
+            self._at_end.pop(partition, None)
+        self._stash = [m for m in self._stash if m.partition() not in partitions]
 
 
 def incoming(message: Message) -> Incoming:

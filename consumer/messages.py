@@ -25,3 +25,8 @@ class Outgoing:
     value: bytes | None
     headers: Headers = field(default_factory=list)
     partition: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its value, which is most of it."""
+        return len(self.value or b"")

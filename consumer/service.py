@@ -1,10 +1,11 @@
-"""The service: poll, process, publish, commit; and the order in which it stops.
+"""The service: poll, process, write, commit; how partitions come and go; and the order in which it stops.
 
-At least once: offsets are committed only after everything made from them is on the broker. The committed offset is the
-first one whose event still sits in an open step, as it was when the last whole batch had been published. Order of a
-stop: stop polling, finish the batch, flush, commit, leave the group, close.
+A batch is processed whole, with its inference, before a round of writing begins: the round lasts as long as writing
+does. What is committed of a partition is where its log stood after the last whole batch. Order of a stop: finish the
+batch if there is time, write and commit, leave the group, close.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,17 +13,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from confluent_kafka import TopicPartition
 
+from consumer.changelog import Changelog
 from consumer.core import Core
+from consumer.delivery import AbortedError, AtLeastOnce, BrokenError, Delivery, ExactlyOnce
 from consumer.inbox import Inbox
-from consumer.messages import Incoming
-from consumer.outbox import GivenUpError, Outbox
+from consumer.ledger import Ledger
+from consumer.messages import Incoming, Outgoing
+from consumer.outbox import GivenUpError
+from consumer.position import Mark, Position
+from consumer.published import StepReader
+from consumer.restore import Restored, Restorer
 from schemas.errors import UnreachableError
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
+EXACTLY_ONCE, AT_LEAST_ONCE = "exactly_once", "at_least_once"
 _REPORT_SECONDS = 10.0
-_STUCK_SECONDS = 120.0  # a batch that closes a step of ten thousand servers takes half a minute
+_STUCK_SECONDS = 120.0  # a block of inference takes a second
+_POLL_SECONDS = 0.5  # between two polls while a batch is processed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +40,22 @@ class ServiceOptions:
     """How the service runs.
 
     Attributes:
+        guarantee: ``exactly_once`` or ``at_least_once``.
+        instance_id: of this member; the same in its next life.
         poll_records: most records of one batch. poll_seconds: longest wait for one.
-        commit_seconds: shortest time between commits.
-        retry_seconds: pause of a partition whose schema cannot be looked up now.
+        commit_seconds: shortest time between commits; ``commit_bytes`` of output commit at once.
+        retry_seconds: pause of a partition whose schema cannot be looked up now, and of a round that was aborted.
         shutdown_timeout_seconds: longest time to deliver what is left when asked to stop, or when a partition goes.
         until_idle_seconds: end after so long without anything to read; None: never.
     """
 
     group_id: str = "fleetcast"
+    guarantee: str = EXACTLY_ONCE
+    instance_id: str = "fleetcast"
     poll_records: int = 2_000
     poll_seconds: float = 0.1
-    commit_seconds: float = 0.5
+    commit_seconds: float = 0.2
+    commit_bytes: int = 16 << 20
     retry_seconds: float = 1.0
     shutdown_timeout_seconds: float = 10.0
     until_idle_seconds: float | None = None
@@ -56,27 +71,54 @@ class Service:
         kafka: dict[str, Any],
         topics: Topics,
         options: ServiceOptions,
+        reader: StepReader,
         stop: threading.Event,
+        hurry: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Join the group; nothing is read yet. ``kafka``: librdkafka properties for both clients. ``stop``: ends it."""
+        """Fence the former life of this instance and join the group; nothing is read yet.
+
+        Args:
+            core: makes the records.
+            kafka: librdkafka properties for all clients.
+            topics: their names.
+            options: how to run.
+            reader: of published steps.
+            stop: ends it in order.
+            hurry: ends it without waiting for the broker.
+            clock: seconds.
+        """
         self.core = core
         self.started = clock()
         self._options, self._clock, self._stop = options, clock, stop
-        self._positions: dict[int, int] = {}  # what may be committed, by partition: of whole batches only
+        self._hurry = hurry or threading.Event()
+        self._ledger = Ledger()
+        self._changelogs: dict[int, Changelog] = {}
+        self._starting: list[Restored] = []  # restored, not yet sought to
         self._retry_at: dict[int, float] = {}
-        self._committed_at = self._busy_at = self._reported_at = self._turned_at = self.started
+        self._committed_at = self._busy_at = self._reported_at = self._turned_at = self._polled_at = self.started
         self._give_up_at: float | None = None
-        self._current = self._failed = self._releasing = False
+        self._write_again_at = 0.0
+        self._current = self._failed = self._writing = self._in_callback = self._broken = False
+        self._restoring = 0
         self._figures: dict[str, Any] = {}
-        self._outbox = Outbox(kafka, self._while_waiting)
-        self._inbox = Inbox(kafka, options.group_id, topics.metrics, self._take_on, self._release)
         self._note_figures()
+        self._inbox = Inbox(kafka, options.group_id, topics.metrics, self._take_on, self._release)
+        self._restorer = Restorer(core, kafka, topics.steps, reader, self._inbox.committed)
+        self._delivery = self._deliver(kafka, topics)
+        self._delivery.start()
+
+    def _deliver(self, kafka: dict[str, Any], topics: Topics) -> Delivery:
+        options = self._options
+        if options.guarantee == AT_LEAST_ONCE:
+            return AtLeastOnce(kafka, topics.steps, self._inbox, self._while_writing)
+        name = f"{options.group_id}.{options.instance_id}"
+        return ExactlyOnce(kafka, topics.steps, self._inbox, self._while_writing, transactional_id=name)
 
     def status(self) -> dict[str, Any]:
         """Figures of the last turn, for people and probes; safe from any thread.
 
-        ``ready``: every assigned partition was read to its end since it was assigned, and if there are servers, some
+        ``ready``: every assigned partition is restored and was read to its end since, and if there are servers, some
         window can be forecast from. ``alive``: the loop turns.
         """
         alive = self._clock() - self._turned_at < _STUCK_SECONDS
@@ -89,10 +131,8 @@ class Service:
             FleetcastError: a record cannot be delivered, or the input cannot be read.
         """
         try:
-            while not self._stop.is_set() and not self._idle():
-                self._turn()
-            self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
-            self._commit()
+            self._serve()
+            self._drain()
         except GivenUpError:
             log.warning("stopped before everything was delivered; what is left is read again at the next start")
         except BaseException:
@@ -100,19 +140,47 @@ class Service:
             raise
         finally:
             self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
+            self._delivery.close()
+            self._failed = True
             self._inbox.close()
-            self._outbox.close()
+            self._restorer.close()
             self._note_figures()
         log.info("stopped", **self._figures)
 
+    def _serve(self) -> None:
+        """Until asked to stop, or idle. A batch that takes longer than there is time for is left to the next life."""
+        with contextlib.suppress(GivenUpError):
+            while not self._stop.is_set() and not self._idle():
+                self._turn()
+
+    def _drain(self) -> None:
+        """Deliver what is whole.
+
+        Raises:
+            GivenUpError: the time for it is over.
+        """
+        if self._give_up_at is None:
+            self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
+        while self._ledger and not self._broken:
+            self._write_again_at = 0
+            self._commit()
+            if self._ledger:
+                self._while_writing()
+
     def _turn(self) -> None:
-        batches = self._inbox.poll(self._options.poll_records, self._options.poll_seconds)
+        if self._broken:
+            self._start_over()
+        self._restore()
+        waiting = bool(self._restorer.waiting or self._starting)
+        self._restoring = len(self._restorer.waiting) + len(self._starting)
+        batches = self._inbox.poll(self._options.poll_records, 0 if waiting else self._options.poll_seconds)
+        self._polled_at = self._clock()
         states = {partition: self.core.state(partition) for partition in batches}
         for partition, records in batches.items():
             if self.core.state(partition) is states[partition]:  # else it went, or came back and is read anew
                 self._process(partition, records)
         now = self._turned_at = self._clock()
-        if batches or not self._inbox.caught_up:
+        if batches or waiting or not self._inbox.caught_up:
             self._busy_at = now
         for partition in [p for p, at in self._retry_at.items() if at <= now]:
             del self._retry_at[partition]
@@ -122,6 +190,8 @@ class Service:
         self._report(now)
 
     def _process(self, partition: int, records: list[Incoming]) -> None:
+        """A whole batch into the ledger, or nothing of it."""
+        state = self.core.state(partition)
         try:
             output = self.core.process(partition, records)
         except UnreachableError as error:
@@ -130,59 +200,140 @@ class Service:
             self._inbox.rewind(partition, records[0].offset)
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return
-        state = self.core.state(partition)
-        self._outbox.publish(output)
-        if self.core.state(partition) is state:
-            first_open = self.core.first_open_offset(partition)
-            following = records[-1].offset + 1
-            self._positions[partition] = following if first_open is None else min(first_open, following)
+        made: list[Outgoing] = []
+        for record in output:
+            made.append(record)
+            if self._clock() - self._polled_at >= _POLL_SECONDS:
+                self._while_processing()
+                if self.core.state(partition) is not state:
+                    return  # given away meanwhile: its next owner makes all of it
+        self._ledger.add(partition, made, self.core.mark(partition, records[-1].offset + 1))
+        if self._ledger.bytes >= self._options.commit_bytes:
+            self._commit()
 
     def _commit(self) -> None:
-        """The one place that commits: first everything is delivered, then the offsets move."""
+        """The one place that commits: what the ledger holds and the offsets it was made from, in one round."""
         self._committed_at = self._clock()
-        if not self._positions or self._failed:
+        if not self._ledger or self._failed or self._broken or self._clock() < self._write_again_at:
             return
-        self._outbox.flush()
-        if self._inbox.commit(self._positions):
-            self._positions = {}
+        entries = self._ledger.open()
+        positions: dict[int, Position] = {}
 
-    def _while_waiting(self) -> None:
-        """The broker does not take what we publish: stay a member of the group, and end when asked to.
+        def offsets(ends: dict[int, int]) -> list[TopicPartition]:
+            for partition, entry in entries.items():
+                positions[partition] = self._position(partition, entry.mark, ends)
+            return [self._inbox.offset(p, at.resume_offset, at.metadata()) for p, at in positions.items()]
+
+        self._writing, self._changes_then = True, self._ledger.changes
+        try:
+            self._delivery.write((r for entry in entries.values() for r in entry.records), offsets)
+        except AbortedError:
+            self._write_again_at = self._clock() + min(self._options.retry_seconds, 0.5)
+            return
+        except BrokenError:
+            self._broken = True
+            return
+        finally:
+            self._writing = False
+        for partition, position in positions.items():
+            if partition in self._changelogs:  # else it went while its round was committed
+                self._changelogs[partition].end = position.steps_end
+                if (closed := entries[partition].mark.closed_before) is not None:
+                    self._changelogs[partition].note(closed, position.steps_end)
+        self._ledger.settle(entries)
+
+    def _position(self, partition: int, mark: Mark, ends: dict[int, int]) -> Position:
+        changelog = self._changelogs[partition]
+        end = max(changelog.end, ends.get(partition, 0))
+        start = end if mark.oldest_needed_step is None else changelog.start_for(mark.oldest_needed_step)
+        return Position(mark.resume_offset, mark.next_offset, mark.watermark_ms, min(start, end), end)
+
+    def _while_processing(self) -> None:
+        """A batch takes long: stay a member of the group, and end when asked to.
 
         Raises:
+            GivenUpError: half of the time to end in order is over; the other half is for what is whole.
+        """
+        self._polled_at = self._turned_at = self._clock()
+        if self._stop.is_set():
+            if self._give_up_at is None:
+                self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
+            if self._hurry.is_set() or self._give_up_at - self._clock() < self._options.shutdown_timeout_seconds / 2:
+                raise GivenUpError
+        self._inbox.keep_alive()
+        self._note_figures()
+
+    def _while_writing(self) -> None:
+        """The broker does not take what we write: stay a member of the group, and end when asked to.
+
+        Raises:
+            AbortedError: a partition whose records are being written went.
             GivenUpError: the time to end in order is over.
         """
-        now = self._turned_at = self._clock()
+        now = self._polled_at = self._turned_at = self._clock()
         if self._stop.is_set() and self._give_up_at is None:
             self._give_up_at = now + self._options.shutdown_timeout_seconds
-        if self._give_up_at is not None and now >= self._give_up_at:
+        if self._hurry.is_set() or (self._give_up_at is not None and now >= self._give_up_at):
             raise GivenUpError
-        if not self._releasing:  # a rebalance callback runs inside the consumer's poll, which must not be entered twice
-            self._inbox.keep_alive()
+        if self._in_callback:  # runs inside the consumer's poll, which must not be entered twice
+            return
+        self._inbox.keep_alive()
+        if self._writing and self._ledger.changes != self._changes_then:
+            raise AbortedError("a partition went while its records were written")
 
     def _take_on(self, partition: int) -> None:
         self.core.add(partition)
+        self._restorer.add(partition)
         self._current = False
 
-    def _release(self, partition: int) -> None:
-        """A partition goes: commit what was made of it while it is still ours, then forget it."""
-        ends_at, self._give_up_at = self._give_up_at, self._clock() + self._options.shutdown_timeout_seconds
-        self._releasing = True
-        try:
-            if partition in self._positions:
+    def _release(self, partitions: list[int]) -> None:
+        """Partitions go: commit what was made of them while they are still ours, then forget them.
+
+        Where a round is being written already, it is aborted: the next owner makes their part of it again.
+        """
+        if not self._writing and self._inbox.holds(partitions) and any(p in self._ledger.open() for p in partitions):
+            ends_at, self._give_up_at = self._give_up_at, self._clock() + self._options.shutdown_timeout_seconds
+            self._in_callback = True
+            try:
+                self._write_again_at = 0
                 self._commit()
-        except GivenUpError:
-            log.warning("a partition went before everything was delivered; its next owner reads it again")
-        finally:
-            self._give_up_at, self._releasing = ends_at, False
-        self._positions.pop(partition, None)
+            except GivenUpError:
+                log.warning("partitions went before everything was delivered; their next owner makes it again")
+            finally:
+                self._give_up_at, self._in_callback = ends_at, False
+        for partition in partitions:
+            self._forget(partition)
+
+    def _forget(self, partition: int) -> None:
+        self._ledger.drop(partition)
         self._retry_at.pop(partition, None)
+        self._changelogs.pop(partition, None)
+        self._starting = [r for r in self._starting if r.partition != partition]
+        self._restorer.drop(partition)
         self.core.remove(partition)
         self._current = False
 
+    def _start_over(self) -> None:
+        """What became of the last round is not known: restore every partition from what is committed."""
+        self._broken = False
+        for partition in self.core.partitions:
+            self._forget(partition)
+            self._inbox.hold(partition)
+            self._take_on(partition)
+
+    def _restore(self) -> None:
+        """A slice of bringing partitions in; those whose windows stand are read from where they were left."""
+        if self._restorer.waiting:
+            self._starting += self._restorer.turn()
+        for restored in list(self._starting):
+            if self._inbox.start(restored.partition, restored.start):
+                self._starting.remove(restored)
+                self._changelogs[restored.partition] = restored.changelog
+
     def _idle(self) -> bool:
         limit = self._options.until_idle_seconds
-        if limit is None or self._retry_at or not self._inbox.caught_up or self._clock() - self._busy_at < limit:
+        busy = self._retry_at or self._ledger or self._broken or self._restorer.waiting or self._starting
+        if limit is None or busy or not self._inbox.caught_up or self._clock() - self._busy_at < limit:
             return False
         sure = self._inbox.at_end_for_sure()  # a broker that is away is no idle one
         if not sure:
@@ -190,7 +341,7 @@ class Service:
         return sure
 
     def _report(self, now: float) -> None:
-        became_current = self._inbox.caught_up and not self._current
+        became_current = self._inbox.caught_up and not self._restorer.waiting and not self._current
         self._current = self._current or became_current
         self._note_figures()
         if became_current:
@@ -204,7 +355,8 @@ class Service:
         held_any = bool(self.core.partitions)
         self._figures = {
             "ready": held_any and self._current and (can_forecast > 0 or servers == 0),
-            "partitions": len(self.core.partitions), "servers": servers, "servers_with_window": can_forecast,
+            "partitions": len(self.core.partitions), "restoring": self._restoring, "servers": servers,
+            "servers_with_window": can_forecast,
             "events": counts.events, "steps": counts.steps, "held": counts.held_steps, "forecasts": counts.forecasts,
             "withheld": counts.withheld, "watermark_jumps": counts.watermark_jumps, "refused": dict(counts.refused),
         }  # fmt: skip

@@ -14,6 +14,7 @@ from confluent_kafka.admin._resource import ResourceType
 from consumer.core import Codecs
 from models.artifact import Model
 from schemas.codec import EventCodec, RecordCodec
+from schemas.contract import Contract
 from schemas.errors import MismatchError, UnreachableError
 from schemas.records import forecast_schema, step_schema
 from schemas.registry import Registry
@@ -46,11 +47,11 @@ class Patience:
                 self._stop.wait(1)
 
 
-def check_topics(kafka: dict[str, Any], topics: Topics) -> None:
-    """See that the topics exist and fit each other.
+def check_topics(kafka: dict[str, Any], topics: Topics, contract: Contract) -> None:
+    """See that the topics exist and fit each other, and that the steps are kept for as long as a window.
 
     Raises:
-        MismatchError: a topic is missing, or the steps' partitions are not those of the input.
+        MismatchError: a topic is missing, the steps' partitions are not those of the input, or they are compacted.
         UnreachableError: no broker answers.
     """
     admin = connect(kafka, timeout_s=5)
@@ -63,24 +64,56 @@ def check_topics(kafka: dict[str, Any], topics: Topics) -> None:
             f"{topics.steps} has {counts[topics.steps]} partitions, {topics.metrics} has {counts[topics.metrics]}: "
             "they must be equal, since each step lies in the partition of its events"
         )
-    _warn_of_create_time(admin, topics.metrics)
+    _warn_of_create_time(topics.metrics, _settings(admin, topics.metrics))
+    _check_steps(topics.steps, _settings(admin, topics.steps), contract)
 
 
-def _warn_of_create_time(admin: AdminClient, topic: str) -> None:
-    """Event time is judged against the record's timestamp; a producer's own clock would make that rule toothless."""
+def _settings(admin: AdminClient, topic: str) -> dict[str, str] | None:
+    """The topic's settings; None on a broker that answers no such question, as the embedded one."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     try:
-        settings = admin.describe_configs([resource], request_timeout=5)[resource].result(6)
-    except (KafkaException, TimeoutError):  # the embedded broker answers no such question
-        log.warning("cannot read the topic's settings; assuming LogAppendTime", topic=topic)
-        return
-    kind = settings["message.timestamp.type"].value
+        found = admin.describe_configs([resource], request_timeout=5)[resource].result(6)
+    except (KafkaException, TimeoutError):
+        log.warning("cannot read the topic's settings; taking them to be right", topic=topic)
+        return None
+    return {name: str(entry.value) for name, entry in found.items()}
+
+
+def _warn_of_create_time(topic: str, settings: dict[str, str] | None) -> None:
+    """Event time is judged against the record's timestamp; a producer's own clock would make that rule toothless."""
+    kind = (settings or {}).get("message.timestamp.type", "LogAppendTime")
     if kind != "LogAppendTime":
         log.warning(
             "the input's timestamps are the producers': a wrong clock can close steps early; "
             "set message.timestamp.type=LogAppendTime",
             topic=topic, timestamp_type=kind,
         )  # fmt: skip
+
+
+def _check_steps(topic: str, settings: dict[str, str] | None, contract: Contract) -> None:
+    if settings is None:
+        return
+    if settings.get("cleanup.policy", "delete") != "delete":
+        raise MismatchError(
+            f"{topic} has cleanup.policy={settings['cleanup.policy']}: windows are restored from all of its steps; "
+            "set cleanup.policy=delete"
+        )
+    kept, needed = int(settings.get("retention.ms", -1)), window_ms(contract)
+    if 0 <= kept < needed:
+        log.warning(
+            "the steps are kept for less time than a window spans: after a restart windows would be shorter; "
+            "set retention.ms to what is needed, or more",
+            topic=topic, retention_ms=kept, needed_ms=needed,
+        )  # fmt: skip
+    if (size := int(settings.get("retention.bytes", -1))) >= 0:
+        log.warning("the steps are kept up to a size: see that a window of all servers fits", retention_bytes=size)
+
+
+def window_ms(contract: Contract) -> int:
+    """How long a step is needed to restore a window: the window, its season, and the gap that it survives."""
+    settings = contract.settings
+    season = settings.season_steps if "season_lag" in settings.known else 0
+    return (settings.encoder_steps + season + settings.max_gap_steps + 2) * contract.step_ms
 
 
 def codecs(model: Model, registry: Registry, topics: Topics) -> Codecs:

@@ -22,7 +22,7 @@ _BYTES = 32  # shown in a line for people
 _HOPELESS = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001  their public names in librdkafka's bindings
+    KafkaError._UNKNOWN_PARTITION, KafkaError._FATAL,  # noqa: SLF001  their public names in librdkafka's bindings
 )  # fmt: skip
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKS = 12
@@ -65,7 +65,7 @@ def records(
         start = -2 if from_beginning else -1  # OFFSET_BEGINNING, OFFSET_END
         consumer.assign([TopicPartition(topic, p, start) for p in _partitions(consumer, topic)])
         while not stop.is_set():
-            for message in consumer.consume(100, 0.2):
+            for message in consumer.consume(100, 0.1):
                 error = message.error()
                 if error is not None:
                     trouble.tell(error)

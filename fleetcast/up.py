@@ -72,9 +72,12 @@ def _run_on(stack: Stack, plan: Plan, stop: threading.Event, scratch: Scratch) -
     port, environment, shown = plan.http_port or _free_port(), _environment(stack, plan), Printed()
     simulate = ["simulate", "--servers", str(plan.servers), f"--start={plan.start}", "--speed", plan.speed,
                 "--scenario", plan.scenario]  # fmt: skip
+    # librdkafka's own broker isolates no transactions.
+    guarantee = "exactly_once" if stack.transactional else "at_least_once"
+    consume_command = ["consume", "--model", plan.model, "--http-port", str(port), "--processing-guarantee", guarantee]
     with (
         child(["tail"], environment, scratch, output=shown.line) as tail,
-        child(["consume", "--model", plan.model, "--http-port", str(port)], environment, scratch) as consume,
+        child(consume_command, environment, scratch) as consume,
         child(simulate, environment, scratch, may_end=True) as simulator,
     ):
         children = [consume, simulator, tail]

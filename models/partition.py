@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.steps import NEVER, OpenSteps
-from models.windows import ClosedSteps, WindowBatch, Windows
+from models.windows import ClosedSteps, PublishedSteps, WindowBatch, Windows
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.contract import Contract
 from schemas.validation import ahead, iso, rows_without, validate
 
-_GATHER_ROWS = 1024  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
+_GATHER_ROWS = 256  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Partition:
         self._keys: list[str] = []
         self._free: list[int] = []
         self._evict = evict
+        self._evicted_before = NEVER
 
     @property
     def servers(self) -> int:
@@ -62,6 +63,11 @@ class Partition:
     def watermark_ms(self) -> int | None:
         """Steps that end at or before it are closed; None before the first event."""
         return None if self._open.latest_ms == NEVER else self._open.watermark_ms
+
+    @property
+    def closed_before(self) -> int:
+        """The first step (since the epoch) that is not closed yet."""
+        return self._open.closed_before
 
     @property
     def jumps(self) -> int:
@@ -102,16 +108,48 @@ class Partition:
         rejected += [self._late(int(row), batch) for row in rows[late]]
         rows = rows[~late]
         events = batch.take(rows)
-        before = self._open.closed_before
         cells = self._open.advance(self._slots_of(events), events, record_time[rows], offset[rows])
         cells.closer[:] = rows[cells.closer]
-        return self._parts(Windows.parts(cells), before), sorted(rejected, key=lambda r: r.row)
+        return self._parts(Windows.parts(cells)), sorted(rejected, key=lambda r: r.row)
 
-    def _parts(self, parts: list, before: int) -> Iterator[tuple[ClosedSteps, Iterator[DueWindows]]]:  # type: ignore[type-arg]
+    def restore(self, steps: PublishedSteps) -> None:
+        """Rebuild windows from steps that were published, in the order of the log; before any event is fed.
+
+        What a window holds already, or is older than that, is passed over: at least once publishes steps twice.
+        """
+        slots = np.fromiter((self._slot(key) for key in steps.keys), np.int64, len(steps))
+        self._windows.grow(self._capacity())
+        self._open.grow(self._capacity())
+        self._windows.restore(slots, steps)
+
+    def resume_at(self, watermark_ms: int) -> None:
+        """Stand where the log was left, after ``restore``; windows that were given up by then go."""
+        self._open.resume_at(watermark_ms)
+        self._forget(self._windows.expired(self._open.closed_before))
+
+    def reopen(self, batch: EventBatch, offset: Ints, record_time: Ints) -> None:
+        """Feed events that were read before the log was left: those in steps that are open still count again.
+
+        Everything else that they led to was published then: closed steps, forecasts, and why some were refused.
+        """
+        rejected = validate(batch, self.contract)
+        rejected += ahead(batch, record_time, self.contract)
+        rows = np.flatnonzero(rows_without(rejected, len(batch)))
+        closed = self._open.closed_before
+        rows = rows[batch.time[rows] // self.contract.step_ms >= closed]
+        events = batch.take(rows)
+        self._open.reopen(self._slots_of(events), events, offset[rows])
+
+    def oldest_needed_step(self) -> int:
+        """The first step that a window may still need: those before it need not be read to restore this state."""
+        return self._open.closed_before - 1 - self.contract.settings.max_gap_steps - self._windows.needed_steps
+
+    def _parts(self, parts: list) -> Iterator[tuple[ClosedSteps, Iterator[DueWindows]]]:  # type: ignore[type-arg]
         for cells in parts:
             closed = self._windows.append(cells)
             yield closed, self._due(closed)
-        if self._evict and self._open.closed_before > before:
+        if self._evict and self._open.closed_before > self._evicted_before:
+            self._evicted_before = self._open.closed_before
             self._forget(self._windows.expired(self._open.closed_before))
 
     def _due(self, closed: ClosedSteps) -> Iterator[DueWindows]:

@@ -20,7 +20,7 @@ from schemas.batch import Codes, EventBatch, Floats, Ints, Objects
 from schemas.contract import Contract
 
 NEVER = np.iinfo(np.int64).min // 2
-_STEP_BITS = 38  # a step of one second in year 9999 needs 38
+STEP_BITS = 38  # a step of one second in year 9999 needs 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class OpenSteps:
         self._width = span_ms // self._step_ms + 2
         self._window_ms = settings.encoder_steps * self._step_ms
         self.latest_ms = NEVER
+        self._swept_before = NEVER  # steps before it were taken out of the ring
         self.jumps = 0  # events that moved the watermark by more than a window: an outage, or a clock that is off
         self._step: Ints = np.full((0, self._width), -1, np.int64)
         self._cells = _blank(contract, 0)
@@ -95,6 +96,15 @@ class OpenSteps:
     def closed_before(self) -> int:
         """The first step that is not closed yet."""
         return self.watermark_ms // self._step_ms
+
+    def resume_at(self, watermark_ms: int) -> None:
+        """Stand where a log was left: what ends at or before ``watermark_ms`` is closed."""
+        self.latest_ms = watermark_ms + self._lateness_ms
+        self._swept_before = self.closed_before
+
+    def reopen(self, slot: Ints, batch: EventBatch, offset: Ints) -> None:
+        """Put events of open steps back that were read before; nothing closes, and the watermark stays."""
+        self._put(self._accumulate(slot, batch, offset))
 
     def grow(self, slots: int) -> None:
         """Make room for that many servers."""
@@ -123,14 +133,14 @@ class OpenSteps:
         """
         if not len(batch):
             return _blank(self._contract, 0)
-        before = self.closed_before
         latest = self._latest(batch.time, record_time)
         self.jumps += int(((latest[:-1] != NEVER) & (np.diff(latest) > self._window_ms)).sum())
         latest = latest[1:]
         cells = self._accumulate(slot, batch, offset)
         self.latest_ms = int(latest[-1])
-        parts = [cells, self._remove_closed()] if self.closed_before > before else [cells]
-        cells = Cells.concat(parts)
+        if self.closed_before > self._swept_before:
+            self._swept_before = self.closed_before
+            cells = Cells.concat([cells, self._remove_closed()])
         closed = cells.step < self.closed_before
         self._put(cells.take(~closed))
         cells = cells.take(closed)
@@ -153,9 +163,9 @@ class OpenSteps:
 
     def _accumulate(self, slot: Ints, batch: EventBatch, offset: Ints) -> Cells:
         """The cells of the chunk's events, taken out of the ring where they were open already."""
-        keys = (slot.astype(np.int64) << _STEP_BITS) | (batch.time // self._step_ms)
+        keys = (slot.astype(np.int64) << STEP_BITS) | (batch.time // self._step_ms)
         unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        cells = self._remove(unique >> _STEP_BITS, unique & ((1 << _STEP_BITS) - 1))
+        cells = self._remove(unique >> STEP_BITS, unique & ((1 << STEP_BITS) - 1))
         fresh = cells.count == 0
         cells.first_offset[fresh] = offset[first[fresh]]
         cells.count[:] += np.bincount(inverse, minlength=len(unique))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.steps import Cells
+from models.steps import STEP_BITS, Cells
 from schemas.batch import Codes, Floats, Ints, Objects
 from schemas.contract import Contract
 
@@ -53,6 +53,26 @@ class ClosedSteps:
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClosedSteps":
         """The selected steps."""
         return ClosedSteps(*(getattr(self, name)[rows] for name in ClosedSteps.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedSteps:
+    """``n`` steps as they were published once, in the order of the log; columns as in ``ClosedSteps``.
+
+    Attributes:
+        keys: [n] str, the server's id.
+    """
+
+    keys: Objects
+    step: Ints
+    held: NDArray[np.bool_]
+    held_inputs: NDArray[np.bool_]
+    reals: Floats
+    enums: Codes
+    labels: Objects
+
+    def __len__(self) -> int:
+        return len(self.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +125,8 @@ class Windows:
         settings = contract.settings
         self._contract = contract
         self._lagged = "season_lag" in settings.known
-        needed = settings.encoder_steps + (settings.season_steps if self._lagged else 0)
-        self._ring = max(needed, history_steps or 0) + _SLACK_STEPS + settings.max_gap_steps
+        self.needed_steps = settings.encoder_steps + (settings.season_steps if self._lagged else 0)
+        self._ring = max(self.needed_steps, history_steps or 0) + _SLACK_STEPS + settings.max_gap_steps
         self._inputs = len(contract.inputs)
         self._last_step: Ints = np.empty(0, np.int64)
         self._first_step: Ints = np.empty(0, np.int64)
@@ -175,6 +195,31 @@ class Windows:
         rows = _fill(rows, self._inputs, self._contract.settings.max_gap_steps)
         self._write(rows)
         return self._closed(rows)
+
+    def restore(self, slots: Ints, steps: PublishedSteps) -> None:
+        """Append steps as they were published: gaps were filled then. Repeated ones are passed over.
+
+        Args:
+            slots: [n] the servers' slots; room was made for them.
+            steps: [n] in the order of the log.
+        """
+        if not len(steps):
+            return
+        rows = self._with_priors(_as_cells(slots, steps))
+        order = np.maximum.accumulate((rows.slot << STEP_BITS) + rows.step + 1)
+        new = rows.prior | np.append(True, order[1:] > order[:-1])
+        rows = rows.take(new)
+        published = rows.count - 1  # its row among the steps; a prior has none
+        real = ~rows.prior
+        if not real.any():
+            return
+        rows.held[real] = steps.held[published[real]]
+        rows.held_inputs[real] = steps.held_inputs[published[real]]
+        rows.fresh = real & (np.diff(rows.step, prepend=_NONE) != 1)
+        after_none = np.append(False, rows.prior[:-1] & (rows.step[:-1] == _NONE))
+        rows.fresh |= after_none
+        self._write(rows)
+        self._first_steps(rows)
 
     def gather(self, slots: Ints, steps: Ints, lengths: Ints, available: Ints, enums: Codes) -> WindowBatch:
         """The windows that end with ``steps`` (inclusive), of ``lengths`` steps each.
@@ -328,6 +373,28 @@ class _Rows:
     held: NDArray[np.bool_]
     held_inputs: NDArray[np.bool_]
     fresh: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.bool_]) -> "_Rows":
+        """The selected rows."""
+        return _Rows(*(getattr(self, name)[rows] for name in _Rows.__slots__))
+
+
+def _as_cells(slots: Ints, steps: PublishedSteps) -> Cells:
+    """The steps as cells of one value each; ``count`` is their position, from 1, which outlives sorting."""
+    present = ~np.isnan(steps.reals)
+    n = len(steps)
+    return Cells(
+        slot=slots,
+        step=steps.step,
+        count=np.arange(1, n + 1),
+        sums=np.where(present, steps.reals, 0.0),
+        counts=present.astype(np.int32),
+        last_time=np.zeros(n, np.int64),
+        enums=steps.enums,
+        labels=steps.labels,
+        first_offset=np.zeros(n, np.int64),
+        closer=np.full(n, -1, np.int64),
+    )
 
 
 def _fill(rows: _Rows, inputs: int, max_gap: int) -> _Rows:

@@ -20,13 +20,24 @@ SCENARIOS = click.Choice(["mixed", "healthy", "degrading", "critical"])
 INTERVAL = "Seconds between two samples of a server.  [default: 60, at most a step]"
 
 
-def stop_on_signal() -> threading.Event:
-    """An event that SIGINT, SIGTERM and SIGHUP set; a second SIGINT interrupts for good."""
-    stop = threading.Event()
+class Stop(threading.Event):
+    """Set by the first signal; ``hurry`` by the second one: end without waiting for others."""
+
+    def __init__(self) -> None:
+        """No signal yet."""
+        super().__init__()
+        self.hurry = threading.Event()
+
+
+def stop_on_signal() -> Stop:
+    """What SIGINT, SIGTERM and SIGHUP set; a third SIGINT interrupts for good."""
+    stop = Stop()
 
     def handle(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        if stop.hurry.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if stop.is_set():
+            stop.hurry.set()
         stop.set()
 
     signal.signal(signal.SIGINT, handle)
@@ -107,10 +118,10 @@ def replay(
 @click.option("--group-id", default="fleetcast", show_default=True)
 @click.option(
     "--processing-guarantee",
-    type=click.Choice(["at_least_once"]),
-    default="at_least_once",
+    type=click.Choice(["exactly_once", "at_least_once"]),
+    default="exactly_once",
     show_default=True,
-    help="exactly_once comes with the next release.",
+    help="at_least_once is for brokers without transactions.",
 )
 @click.option(
     "--http-port",
@@ -119,7 +130,11 @@ def replay(
     show_default=True,
     help="Health over HTTP (/livez, /readyz, /status); 0 chooses a free port, as does the default where it is taken.",
 )
-@click.option("--instance-id", help="Name of this member, in logs and to the broker.")
+@click.option(
+    "--instance-id",
+    metavar="ID",
+    help="Name of this member, the same in its next life.  [default: the host's name and its lowest free slot]",
+)
 @click.option(
     "--until-idle",
     type=FiniteRange(min=0),
@@ -134,6 +149,9 @@ def consume(
     """The service: windows, inference, forecasts."""
     from consumer.core import Core
     from consumer.health import health_server
+    from consumer.instance import Instance
+    from consumer.ownership import check_owner
+    from consumer.published import StepReader
     from consumer.service import Service, ServiceOptions
     from consumer.startup import Patience, check_topics, codecs
     from models import artifact
@@ -148,21 +166,28 @@ def consume(
         click.echo(f"note: accepted difference from the model's contract: {difference}", err=True)
     registry = Registry(common.registry_url)
     patience = Patience(30, stop)
-    patience(lambda: check_topics(common.kafka, topics))
-    core = Core(model, patience(lambda: codecs(model, registry, topics)), topics)
-    kafka = {**common.kafka, "client.id": instance_id or "fleetcast"}
-    options = ServiceOptions(group_id=group_id, until_idle_seconds=until_idle)
-    service = Service(core, kafka=kafka, topics=topics, options=options, stop=stop)
-    log_start(model, processing_guarantee, group_id)
+    patience(lambda: check_topics(common.kafka, topics, model.contract))
+    patience(lambda: check_owner(common.kafka, topics.steps, group_id))
+    core = Core(model, patience(lambda: codecs(model, registry, topics)), topics, group_id)
+    instance = Instance(group_id, instance_id)
+    options = ServiceOptions(
+        group_id=group_id, guarantee=processing_guarantee, instance_id=instance.id, until_idle_seconds=until_idle
+    )
+    service = Service(
+        core, kafka={**common.kafka, "client.id": instance.id}, topics=topics, options=options,
+        reader=StepReader(model.contract, model.fingerprint, registry), stop=stop, hurry=stop.hurry,
+    )  # fmt: skip
+    log_start(model, processing_guarantee, group_id, instance.id)
     chosen = click.get_current_context().get_parameter_source("http_port") is not ParameterSource.DEFAULT
     with health_server(http_port, service.status, any_port=not chosen):
         service.run()
 
 
-def log_start(model: Any, guarantee: str, group_id: str) -> None:
+def log_start(model: Any, guarantee: str, group_id: str, instance: str) -> None:
     """What runs, in one line."""
     import structlog
 
     structlog.get_logger(__name__).info(
-        "consuming starts", model=model.version, contract=model.fingerprint[:12], group=group_id, guarantee=guarantee
-    )
+        "consuming starts", model=model.version, contract=model.fingerprint[:12], group=group_id, guarantee=guarantee,
+        instance=instance,
+    )  # fmt: skip

@@ -15,6 +15,8 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from consumer.core import Core
+from consumer.ownership import check_owner
+from consumer.published import StepReader
 from consumer.service import Service, ServiceOptions
 from consumer.startup import check_topics, codecs
 from devstack import Stack
@@ -52,6 +54,7 @@ class Stream:
     topics: Topics
     contract: Contract
     registry: Registry = field(init=False)
+    properties: dict[str, str] = field(default_factory=dict)  # of the service's clients
 
     def __post_init__(self) -> None:
         self.registry = Registry(self.stack.registry_url)
@@ -79,13 +82,22 @@ class Stream:
 
     def consume(self, model: Model, group: str = "test", **options: Any) -> Service:
         """Run the service until everything is read; returns it for its counts."""
-        check_topics(self.kafka, self.topics)
-        core = Core(model, codecs(model, self.registry, self.topics), self.topics)
+        check_topics(self.kafka, self.topics, model.contract)
         options.setdefault("until_idle_seconds", 0.3)
-        settings = ServiceOptions(group_id=f"{self.topics.metrics}.{group}", **options)
-        service = Service(core, kafka=self.kafka, topics=self.topics, options=settings, stop=threading.Event())
+        service = self.service(model, threading.Event(), group, **options)
         service.run()
         return service
+
+    def service(self, model: Model, stop: threading.Event, group: str = "test", **options: Any) -> Service:
+        """A member that is not running yet."""
+        group_id = f"{self.topics.metrics}.{group}"
+        check_owner(self.kafka, self.topics.steps, group_id)
+        core = Core(model, codecs(model, self.registry, self.topics), self.topics, group_id)
+        return Service(
+            core, kafka={**self.kafka, **self.properties}, topics=self.topics,
+            options=ServiceOptions(group_id=group_id, **options),
+            reader=StepReader(model.contract, model.fingerprint, self.registry), stop=stop,
+        )  # fmt: skip
 
     def read(self, topic: str, *, decode: bool = True) -> list[Subscribed]:
         """All records of a topic."""

@@ -7,9 +7,6 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from consumer.core import Core
-from consumer.service import Service, ServiceOptions
-from consumer.startup import codecs
 from models.artifact import Model
 from schemas.contract import Contract
 from tests.integration.conftest import Stream
@@ -17,12 +14,6 @@ from tests.integration.test_service import small
 from tests.models.conftest import events
 
 pytestmark = pytest.mark.integration
-
-
-def start(stream: Stream, model: Model, stop: threading.Event, **options: object) -> Service:
-    core = Core(model, codecs(model, stream.registry, stream.topics), stream.topics)
-    settings = ServiceOptions(group_id=f"{stream.topics.metrics}.test", **options)  # type: ignore[arg-type]
-    return Service(core, kafka=stream.kafka, topics=stream.topics, options=settings, stop=stop)
 
 
 def committed(stream: Stream) -> int:
@@ -52,7 +43,7 @@ def test_nothing_is_committed_of_a_batch_that_failed(
     stream.publish(batch.take(slice(50, None)))
     broken = model.runtime()
     broken._layout = None  # type: ignore[assignment]  inference fails, after the batch's steps were closed
-    service = start(stream, model, threading.Event(), until_idle_seconds=0.3)
+    service = stream.service(model, threading.Event(), until_idle_seconds=0.3)
     service.core._runtime = broken
 
     with pytest.raises(AttributeError):
@@ -90,7 +81,7 @@ def test_the_broker_may_go_and_come_back(
     contract = small()
     stream, model, stop = make_stream(contract, partitions=1), make_small_model(contract), threading.Event()
     batch = events(contract, servers=3, steps=40, missing=0)
-    service = start(stream, model, stop)
+    service = stream.service(model, stop)
     thread = threading.Thread(target=service.run)
     thread.start()
     stream.publish(batch.take(slice(0, 100)))
@@ -116,7 +107,7 @@ def test_a_stop_ends_in_time_while_the_broker_is_away(
     contract = small()
     stream, model, stop = make_stream(contract, partitions=1), make_small_model(contract), threading.Event()
     stream.publish(events(contract, servers=3, steps=30, missing=0))
-    service = start(stream, model, stop, shutdown_timeout_seconds=2, commit_seconds=3600, until_idle_seconds=3)
+    service = stream.service(model, stop, shutdown_timeout_seconds=2, commit_seconds=3600, until_idle_seconds=3)
     thread = threading.Thread(target=service.run)
     thread.start()
     wait_until(lambda: service.core.counts.steps > 0)
@@ -138,7 +129,7 @@ def test_readiness_is_computed_from_the_windows(
     contract = small()
     stream, model, stop = make_stream(contract, partitions=1), make_small_model(contract), threading.Event()
     batch = events(contract, servers=2, steps=30, missing=0)
-    service = start(stream, model, stop)
+    service = stream.service(model, stop)
     assert service.status()["ready"] is False, "nothing is assigned yet"
     thread = threading.Thread(target=service.run)
     thread.start()
@@ -163,7 +154,7 @@ def test_a_surplus_member_is_not_ready(
     stream, model = make_stream(contract, partitions=1), make_small_model(contract)
     batch = events(contract, servers=2, steps=30, missing=0)
     stops = [threading.Event(), threading.Event()]
-    services = [start(stream, model, stop) for stop in stops]
+    services = [stream.service(model, stop, instance_id=f"m{i}") for i, stop in enumerate(stops)]
     threads = [threading.Thread(target=service.run) for service in services]
     for thread in threads:
         thread.start()
