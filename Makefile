@@ -9,7 +9,7 @@ MODEL := .model
 # e.g. TORCH_INDEX=<index of CPU wheels> to spare the CUDA libraries
 UV_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
-.PHONY: demo model test test-slow lint format install jars compose-test clean
+.PHONY: demo model test test-slow chaos lint format install jars compose-test clean
 
 install: $(BIN)/.installed
 
@@ -43,6 +43,10 @@ test: install jars
 
 test-slow: install
 	$(BIN)/pytest -m slow
+
+# Members killed, stopped, coming and going; brokers and registries that die: compared with a run that nobody disturbed.
+chaos: install jars
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""How the simulated fleet compares with real servers: a table and three plots for docs/fleet.md."""  # noqa: INP001 (a script)
+"""How the simulated fleet compares with real servers: a table and three plots for docs/fleet.md."""
 
 import argparse
 import io

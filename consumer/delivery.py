@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import structlog
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from consumer.calls import Calls, StuckError
 from consumer.messages import Outgoing
 from consumer.outbox import GivenUpError, Outbox, cannot_publish, hopeless
 from schemas.errors import FleetcastError
@@ -23,6 +24,7 @@ log = structlog.get_logger(__name__)
 TRANSACTION_TIMEOUT_MS = 15_000
 _LONGEST_TRANSACTION_MS = 120_000
 _CALL_SECONDS = 1.0
+_STUCK_SECONDS = 15.0  # a call that was given five seconds
 _MOST_FENCINGS = 4  # in a row: another process has the same instance id
 
 Offsets = Callable[[dict[int, int]], list[TopicPartition]]  # from the end offsets of the steps, by partition
@@ -117,7 +119,9 @@ class ExactlyOnce:
         }
         self._steps_topic, self._inbox, self._while_waiting = steps_topic, inbox, while_waiting
         self._fencings = 0
+        self._ready = False
         self._outbox: Outbox | None = None
+        self._calls = Calls("transactions")
 
     def start(self) -> None:
         """Fence the former life of this instance; its open transaction, if any, is aborted.
@@ -128,12 +132,16 @@ class ExactlyOnce:
         outbox = Outbox(self._config, self._steps_topic, self._while_waiting)
         self._outbox = outbox
         self._ask(lambda: outbox.producer.init_transactions(_CALL_SECONDS * 5), self._while_waiting)
+        self._ready = True
 
     def write(self, records: Iterable[Outgoing], offsets: Offsets) -> None:
         """See ``Delivery``."""
         try:
+            if not self._ready:  # making it anew was given up last time
+                self._rebuild()
             self._write(records, offsets)
         except BrokenError:
+            self._ready = False
             self._rebuild()
             raise
         self._fencings = 0
@@ -142,30 +150,46 @@ class ExactlyOnce:
         """Abort what is open, if that is quick; else the next life does."""
         if self._outbox is not None:
             try:
-                self._outbox.producer.abort_transaction(_CALL_SECONDS)
-            except KafkaException as failure:  # most often there is none
-                log.debug("closing without an abort", reason=failure.args[0].str())
-            self._outbox.close()
+                self._calls.make(lambda: self._abort(_CALL_SECONDS), _CALL_SECONDS + 1)
+            except (KafkaException, StuckError) as failure:  # most often there is none
+                log.debug("closing without an abort", reason=str(failure))
+            self._drop()
+
+    def _abort(self, seconds: float) -> None:
+        if self._outbox is not None:
+            self._outbox.producer.abort_transaction(seconds)
+
+    def _drop(self) -> None:
+        """Let the producer go, in the thread of its calls: one of them may never come back."""
+        if self._outbox is not None:
+            with contextlib.suppress(StuckError):
+                self._calls.make(self._outbox.close, _CALL_SECONDS)
             self._outbox = None
+        self._calls.close()
 
     def _write(self, records: Iterable[Outgoing], offsets: Offsets) -> None:
         assert self._outbox is not None  # noqa: S101  start() comes first
         outbox, producer = self._outbox, self._outbox.producer
         outbox.begin()
         self._ask(producer.begin_transaction, self._while_waiting)
+        log.debug("transaction begins")
         try:
             self._publish(outbox, records)
             wanted = offsets(self._flush(outbox))
-            self._ask(
-                lambda: producer.send_offsets_to_transaction(wanted, self._inbox.group_metadata(), _CALL_SECONDS * 5),
-                self._while_waiting,
-            )
+            self._send_offsets(outbox, wanted)
             log.debug("committing", partitions=len(wanted))
             self._ask(lambda: producer.commit_transaction(_CALL_SECONDS * 5), self._past_return)
+            log.debug("transaction ended")
         except AbortedError as error:
             log.warning("transaction aborted; its records are written again", reason=str(error))
             self._ask(lambda: producer.abort_transaction(_CALL_SECONDS * 5), self._past_return)
             raise
+
+    def _send_offsets(self, outbox: Outbox, wanted: list[TopicPartition]) -> None:
+        group = self._inbox.group_metadata()
+        self._ask(
+            lambda: outbox.producer.send_offsets_to_transaction(wanted, group, _CALL_SECONDS * 5), self._while_waiting
+        )
 
     def _past_return(self) -> None:
         """Wait on: the transaction is being committed or aborted already."""
@@ -186,12 +210,14 @@ class ExactlyOnce:
         except KafkaException as failure:
             _sort(failure)
 
-    @staticmethod
-    def _ask(call: Callable[[], Any], while_waiting: Callable[[], None]) -> None:
+    def _ask(self, call: Callable[[], Any], while_waiting: Callable[[], None]) -> None:
         """Make a call of the transactional interface until it is answered for good."""
         while True:
             try:
-                call()
+                self._calls.make(call, _STUCK_SECONDS)
+            except StuckError as stuck:
+                log.warning("a call of the producer does not come back; the producer is made anew", reason=str(stuck))
+                raise BrokenError(str(stuck)) from None
             except KafkaException as failure:
                 _sort(failure, retriable=True)
                 while_waiting()
@@ -213,8 +239,8 @@ class ExactlyOnce:
         if self._fencings > 1:
             timeout = min(2 * int(self._config["transaction.timeout.ms"]), _LONGEST_TRANSACTION_MS)
             self._config["transaction.timeout.ms"] = timeout
-        if self._outbox is not None:
-            self._outbox.close()
+        self._drop()
+        self._calls = Calls("transactions")
         self.start()
 
 

@@ -8,10 +8,12 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumer.messages import Incoming
+from consumer.quiet import Seldom
 from schemas.errors import FleetcastError, UnreachableError
 
 log = structlog.get_logger(__name__)
 LIBRDKAFKA = logging.getLogger("librdkafka")
+LIBRDKAFKA.addFilter(Seldom())
 _DEFAULTS: dict[str, Any] = {
     "group.protocol": "consumer",  # KIP-848
     "auto.offset.reset": "earliest",
@@ -46,16 +48,22 @@ class Inbox:
         config: dict[str, Any],
         group_id: str,
         topic: str,
+        *,
         added: Callable[[int], None],
         removed: Callable[[list[int]], None],
+        joined: Callable[[str], None],
     ) -> None:
-        """Subscribe. ``removed`` is called before partitions are given away, or after they were lost."""
-        self._topic, self._added, self._removed = topic, added, removed
+        """Subscribe. ``removed`` is called before partitions are given away, or after they were lost.
+
+        ``joined`` is told the member's id in the group, and the empty text when it has left in order.
+        """
+        self._topic, self._added, self._removed, self._joined = topic, added, removed, joined
         self._at_end: dict[int, int] = {}  # offset of the end, by partition that was read to it
         self._assigned: set[int] = set()
         self._held: set[int] = set()  # not started yet
         self._paused: set[int] = set()
         self._fetching: set[int] = set()  # as librdkafka knows it
+        self._unknown: set[int] = set()  # just assigned: librdkafka keeps a pause over a loss, or begins by itself
         self._stash: list[Message] = []  # came while nothing was to be handed out
         self._raised: BaseException | None = None  # by a callback: it may not leave that, or a batch would be lost
         self.joined = False
@@ -183,6 +191,7 @@ class Inbox:
     def close(self) -> None:
         """Leave the group at once."""
         self._consumer.close()
+        self._joined("")
 
     def _consume(self, limit: int, timeout_s: float) -> list[Message]:
         """Wait for the first message, then take what is there; ``consume`` alone would wait for ``limit`` of them.
@@ -200,11 +209,12 @@ class Inbox:
     def _fetch(self, wanted: set[int]) -> None:
         """Pause and resume so that librdkafka fetches these partitions and no others."""
         wanted &= self._assigned
-        if stop := self._fetching - wanted:
+        known = self._fetching - self._unknown
+        if stop := (self._fetching | self._unknown) - wanted:
             self._consumer.pause([TopicPartition(self._topic, p) for p in stop])
-        if go := wanted - self._fetching:
+        if go := wanted - known:
             self._consumer.resume([TopicPartition(self._topic, p) for p in go])
-        self._fetching = wanted
+        self._fetching, self._unknown = wanted, set()
 
     def _is_event(self, message: Message) -> bool:
         error, partition = message.error(), int(message.partition() or 0)
@@ -222,9 +232,10 @@ class Inbox:
 
     def _on_assign(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self.joined = True
+        self._joined(self._consumer.memberid() or "")
         for p in partitions:
             self._assigned.add(p.partition)
-            self._fetching.add(p.partition)  # librdkafka begins by itself; what comes before ``start`` is dropped
+            self._unknown.add(p.partition)
             self.hold(p.partition)
             self._added(p.partition)
         log.info("partitions assigned", partitions=[p.partition for p in partitions])
@@ -248,7 +259,7 @@ class Inbox:
             self._raised = error
 
     def _forget(self, partitions: list[int]) -> None:
-        for sets in (self._assigned, self._held, self._paused, self._fetching):
+        for sets in (self._assigned, self._held, self._paused, self._fetching, self._unknown):
             sets.difference_update(partitions)
         for partition in partitions:
             self._at_end.pop(partition, None)

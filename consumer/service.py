@@ -74,6 +74,7 @@ class Service:
         reader: StepReader,
         stop: threading.Event,
         hurry: threading.Event | None = None,
+        joined: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Fence the former life of this instance and join the group; nothing is read yet.
@@ -86,6 +87,7 @@ class Service:
             reader: of published steps.
             stop: ends it in order.
             hurry: ends it without waiting for the broker.
+            joined: is told what the group knows this member by; the empty text when it has left.
             clock: seconds.
         """
         self.core = core
@@ -103,7 +105,9 @@ class Service:
         self._restoring = 0
         self._figures: dict[str, Any] = {}
         self._note_figures()
-        self._inbox = Inbox(kafka, options.group_id, topics.metrics, self._take_on, self._release)
+        self._inbox = Inbox(
+            kafka, options.group_id, topics.metrics, added=self._take_on, removed=self._release, joined=joined
+        )
         self._restorer = Restorer(core, kafka, topics.steps, reader, self._inbox.committed)
         self._delivery = self._deliver(kafka, topics)
         self._delivery.start()

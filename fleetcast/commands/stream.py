@@ -148,6 +148,7 @@ def consume(
 ) -> None:  # fmt: skip
     """The service: windows, inference, forecasts."""
     from consumer.core import Core
+    from consumer.eviction import evict
     from consumer.health import health_server
     from consumer.instance import Instance
     from consumer.ownership import check_owner
@@ -170,12 +171,15 @@ def consume(
     patience(lambda: check_owner(common.kafka, topics.steps, group_id))
     core = Core(model, patience(lambda: codecs(model, registry, topics)), topics, group_id)
     instance = Instance(group_id, instance_id)
+    if instance.former_member:
+        evict(common.kafka, group_id, instance.former_member)
     options = ServiceOptions(
         group_id=group_id, guarantee=processing_guarantee, instance_id=instance.id, until_idle_seconds=until_idle
     )
     service = Service(
         core, kafka={**common.kafka, "client.id": instance.id}, topics=topics, options=options,
         reader=StepReader(model.contract, model.fingerprint, registry), stop=stop, hurry=stop.hurry,
+        joined=instance.remember,
     )  # fmt: skip
     log_start(model, processing_guarantee, group_id, instance.id)
     chosen = click.get_current_context().get_parameter_source("http_port") is not ParameterSource.DEFAULT

@@ -141,9 +141,11 @@ class Stream:
 def make_stream(stack: Stack, request: pytest.FixtureRequest) -> Callable[..., Stream]:
     """Topics named after the test, created and registered."""
 
-    def make(contract: Contract | None = None, partitions: int = PARTITIONS) -> Stream:
-        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:120].strip("-")
-        topics = Topics(name, f"{name}.steps", f"{name}.forecasts", f"{name}.scores", f"{name}.dlq")
+    def make(
+        contract: Contract | None = None, partitions: int = PARTITIONS, suffix: str = "", metrics: str | None = None
+    ) -> Stream:
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower() + suffix)[:120].strip("-")
+        topics = Topics(metrics or name, f"{name}.steps", f"{name}.forecasts", f"{name}.scores", f"{name}.dlq")
         stream = Stream(stack, topics, contract or Contract.load())
         create(connect(stream.kafka), topics, partitions)
         stream.registry.register(topics.metrics, stream.contract.schema)

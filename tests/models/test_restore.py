@@ -41,7 +41,7 @@ def take(steps: PublishedSteps, rows: slice) -> PublishedSteps:
     return PublishedSteps(*(getattr(steps, name)[rows] for name in PublishedSteps.__slots__))
 
 
-def restored(
+def restored(  # noqa: PLR0917  all of it is the log
     contract: Contract, old: Partition, published: Published, log: tuple[EventBatch, np.ndarray], upto: int, cut: int
 ) -> Partition:
     """A new partition in the state of ``old``, which processed the first ``upto`` events; steps in two reads."""
