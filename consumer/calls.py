@@ -22,26 +22,33 @@ class Calls:
         """Start the thread."""
         self._asked: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self._stuck = False
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
 
     def make(self, call: Callable[[], Any], seconds: float) -> None:
         """Make a call.
 
         Raises:
-            StuckError: it did not come back within ``seconds``.
+            StuckError: it did not come back within ``seconds``, or one before it did not.
             BaseException: what the call raised.
         """
+        if self._stuck:  # a late answer would be taken for that of another call
+            raise StuckError("a call before did not come back")
         self._asked.put(call)
         try:
             raised = self._answers.get(timeout=seconds)
         except queue.Empty:
+            self._stuck = True
             raise StuckError(f"no answer within {seconds:g} s") from None
         if raised is not None:
             raise raised
 
-    def close(self) -> None:
-        """End the thread, once it is back from its last call."""
+    def close(self, last: Callable[[], Any], seconds: float) -> None:
+        """Make a last call and end the thread; wait for both at most ``seconds``."""
+        self._asked.put(last)
         self._asked.put(None)
+        self._thread.join(seconds)
 
     def _serve(self) -> None:
         while (call := self._asked.get()) is not None:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 TRANSACTION_TIMEOUT_MS = 15_000
 _LONGEST_TRANSACTION_MS = 120_000
 _CALL_SECONDS = 1.0
-_STUCK_SECONDS = 15.0  # a call that was given five seconds
+_STUCK_SECONDS = 5.0  # beyond the transaction's time limit, which bounds every call
 _MOST_FENCINGS = 4  # in a row: another process has the same instance id
 
 Offsets = Callable[[dict[int, int]], list[TopicPartition]]  # from the end offsets of the steps, by partition
@@ -162,10 +162,8 @@ class ExactlyOnce:
     def _drop(self) -> None:
         """Let the producer go, in the thread of its calls: one of them may never come back."""
         if self._outbox is not None:
-            with contextlib.suppress(StuckError):
-                self._calls.make(self._outbox.close, _CALL_SECONDS)
+            self._calls.close(self._outbox.close, _CALL_SECONDS)
             self._outbox = None
-        self._calls.close()
 
     def _write(self, records: Iterable[Outgoing], offsets: Offsets) -> None:
         assert self._outbox is not None  # noqa: S101  start() comes first
@@ -214,7 +212,7 @@ class ExactlyOnce:
         """Make a call of the transactional interface until it is answered for good."""
         while True:
             try:
-                self._calls.make(call, _STUCK_SECONDS)
+                self._calls.make(call, int(self._config["transaction.timeout.ms"]) / 1000 + _STUCK_SECONDS)
             except StuckError as stuck:
                 log.warning("a call of the producer does not come back; the producer is made anew", reason=str(stuck))
                 raise BrokenError(str(stuck)) from None

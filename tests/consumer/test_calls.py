@@ -26,7 +26,10 @@ def test_a_call_that_does_not_come_back_is_given_up() -> None:
 
     thread = next(t for t in threading.enumerate() if t.name == "stuck")
     assert thread.daemon
-    calls.close()
+    with pytest.raises(StuckError, match="before"):
+        calls.make(lambda: None, 5)
+    closed: list[bool] = []
     release.set()
-    thread.join(5)
+    calls.close(lambda: closed.append(True), 5)
+    assert closed
     assert not thread.is_alive()
