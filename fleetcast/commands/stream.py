@@ -141,10 +141,26 @@ def replay(
     metavar="SECONDS",
     help="End when nothing came for so long and all was read.",
 )
+@click.option(
+    "--commit-interval",
+    type=FiniteRange(min=0),
+    default=0.2,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time until what was made is committed; a full batch is committed at once.",
+)
+@click.option(
+    "--shutdown-timeout",
+    type=FiniteRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time to deliver what is left when asked to stop.",
+)
 @common
 def consume(
     *, common: Common, model_name: str, group_id: str, processing_guarantee: str, http_port: int,
-    instance_id: str | None, until_idle: float | None,
+    instance_id: str | None, until_idle: float | None, commit_interval: float, shutdown_timeout: float,
 ) -> None:  # fmt: skip
     """The service: windows, inference, forecasts."""
     from consumer.core import Core
@@ -174,8 +190,9 @@ def consume(
     if instance.former_member:
         evict(common.kafka, group_id, instance.former_member)
     options = ServiceOptions(
-        group_id=group_id, guarantee=processing_guarantee, instance_id=instance.id, until_idle_seconds=until_idle
-    )
+        group_id=group_id, guarantee=processing_guarantee, instance_id=instance.id, until_idle_seconds=until_idle,
+        commit_seconds=commit_interval, shutdown_timeout_seconds=shutdown_timeout,
+    )  # fmt: skip
     service = Service(
         core, kafka={**common.kafka, "client.id": instance.id}, topics=topics, options=options,
         reader=StepReader(model.contract, model.fingerprint, registry), stop=stop, hurry=stop.hurry,
