@@ -48,10 +48,11 @@ class Codecs:
 
 @dataclass(slots=True)
 class Assigned:
-    """A partition that is ours, and the first offset of which nothing was published."""
+    """A partition that is ours, the first offset of which nothing was published, and whether its watermark is known."""
 
     state: Partition
     next_offset: int = 0
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,13 @@ class Core:
         """Rebuild windows from published steps, in the log's order; before ``resume``."""
         self._assigned[partition].state.restore(steps)
 
-    def resume(self, partition: int, next_offset: int, watermark_ms: int | None) -> None:
-        """Stand where the log was left; records before ``next_offset`` only fill open steps again."""
+    def resume(self, partition: int, next_offset: int, watermark_ms: int | None, *, exact: bool = True) -> None:
+        """Stand where the log was left; records before ``next_offset`` only fill open steps again.
+
+        ``exact``: the watermark is that of the log, and no lower bound.
+        """
         assigned = self._assigned[partition]
-        assigned.next_offset = next_offset
+        assigned.next_offset, assigned.exact = next_offset, exact
         if watermark_ms is not None:
             assigned.state.resume_at(watermark_ms)
 
@@ -140,7 +144,7 @@ class Core:
         before = self._decode(records[:old])
         decoded = self._decode(records[old:])
         if old:
-            assigned.state.reopen(before.events, *_origin(records, before.kept))
+            assigned.state.reopen(before.events, *_origin(records, before.kept), exact=assigned.exact)
         # The state is held here: it may be given away while its output waits for the broker.
         return self._publish(partition, assigned.state, records[old:], decoded)
 

@@ -54,6 +54,8 @@ class _Reading:
     position: Position | None
     changelog: Changelog
     reached: int
+    pending: list[Message] = field(default_factory=list)  # read, and not taken in yet
+    at_end: bool = False
     read: int = 0
     skipped: int = 0
     newest_step: int = -1
@@ -63,6 +65,11 @@ class _Reading:
     @property
     def end(self) -> int | None:
         return None if self.position is None else self.position.steps_end
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it was taken in."""
+        return not self.pending and (self.at_end if self.end is None else self.reached >= self.end)
 
 
 class Restorer:
@@ -75,6 +82,7 @@ class Restorer:
         self._new: set[int] = set()
         self._reading: dict[int, _Reading] = {}
         self._consumer: Consumer | None = None
+        self._ready: list[Restored] = []
         self._told_at = 0.0
         self._retry_at = 0.0
 
@@ -91,6 +99,7 @@ class Restorer:
     def drop(self, partition: int) -> None:
         """It went."""
         self._new.discard(partition)
+        self._ready = [r for r in self._ready if r.partition != partition]
         if self._reading.pop(partition, None) is not None and self._consumer is not None:
             self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
 
@@ -103,12 +112,14 @@ class Restorer:
         if time.monotonic() < self._retry_at:
             return []
         try:
-            ready = self._ask() if self._new else []
-            ready += self._read() if self._reading else []
-        except UnreachableError as error:
+            if self._new:
+                self._ask()
+            if self._reading:
+                self._read()
+        except UnreachableError as error:  # what was read is kept, and taken in later
             log.warning("restoring waits", reason=str(error))
             self._retry_at = time.monotonic() + 1
-            return []
+        ready, self._ready = self._ready, []
         if not self._reading and self._consumer is not None:
             self._consumer.close()
             self._consumer = None
@@ -119,12 +130,12 @@ class Restorer:
         if self._consumer is not None:
             self._consumer.close()
 
-    def _ask(self) -> list[Restored]:
+    def _ask(self) -> None:
         """Where each new partition was left; those without any window to read are ready at once."""
         asked = sorted(self._new)
         found = self._committed(asked)
         self._new.difference_update(asked)
-        ready, begin = [], []
+        begin = []
         for partition in asked:
             offset, metadata = found.get(partition, (OFFSET_BEGINNING, None))
             position = parse(offset, metadata)
@@ -134,7 +145,7 @@ class Restorer:
             changelog = Changelog(start, 0 if position is None else position.steps_end)
             reading = _Reading(offset, position, changelog, reached=start)
             if position is not None and position.steps_from >= position.steps_end:
-                ready.append(self._finish(partition, reading))
+                self._finish(partition, reading)
             else:
                 self._reading[partition] = reading
                 begin.append(TopicPartition(self._topic, partition, start))
@@ -142,35 +153,36 @@ class Restorer:
             if self._consumer is None:
                 self._consumer = Consumer({**self._plain(), **_SETTINGS}, logger=LIBRDKAFKA)
             self._consumer.incremental_assign(begin)
-        return ready
 
     def _plain(self) -> dict[str, Any]:
         """The settings that are not about the group."""
         group = ("group.", "session.", "heartbeat.", "partition.assignment", "max.poll")
         return {name: value for name, value in self._kafka.items() if not name.startswith(group)}
 
-    def _read(self) -> list[Restored]:
+    def _read(self) -> None:
         assert self._consumer is not None  # noqa: S101  _ask made it
-        batches: dict[int, list[Message]] = {}
-        ended: set[int] = set()
-        for message in self._slice(self._consumer):
+        waiting = any(reading.pending for reading in self._reading.values())
+        for message in [] if waiting else self._slice(self._consumer):
             partition, error = int(message.partition() or 0), message.error()
+            reading = self._reading.get(partition)
             if error is None:
-                batches.setdefault(partition, []).append(message)
+                if reading is not None:
+                    reading.pending.append(message)
+                    reading.at_end = False
             elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name in the bindings
-                ended.add(partition)
-                if partition in self._reading:
-                    self._reading[partition].reached = max(self._reading[partition].reached, int(message.offset() or 0))
+                if reading is not None:
+                    reading.at_end = True
+                    reading.reached = max(reading.reached, int(message.offset() or 0))
             elif hopeless(error):
                 raise FleetcastError(f"cannot read {self._topic}: {error.str()}")
             else:
                 log.warning("reading the steps is disturbed; retrying", reason=error.str())
-        for partition, messages in batches.items():
-            if partition in self._reading:
-                self._apply(partition, self._reading[partition], messages)
+        for partition, reading in list(self._reading.items()):
+            if reading.pending:
+                self._apply(partition, reading)
+            if reading.done:
+                self._finish(partition, reading)
         self._tell()
-        done = [p for p, r in self._reading.items() if (p in ended if r.end is None else r.reached >= r.end)]
-        return [self._finish(p, self._reading[p]) for p in done]
 
     @staticmethod
     def _slice(consumer: Consumer) -> list[Message]:
@@ -182,18 +194,16 @@ class Restorer:
                 break
         return found
 
-    def _apply(self, partition: int, reading: _Reading, messages: list[Message]) -> None:
-        end = reading.end
+    def _apply(self, partition: int, reading: _Reading) -> None:
+        messages, end = reading.pending, reading.end
         if end is not None:  # what lies behind is of a transaction that our position does not know of
             messages = [m for m in messages if int(m.offset() or 0) < end]
-        if not messages:
-            reading.reached = max(reading.reached, end or 0)
-            return
         found = self._reader.read([_bytes(m.value()) for m in messages])
+        reading.reached = max(reading.reached, int(reading.pending[-1].offset() or 0) + 1)
+        reading.pending = []
         self._core.restore(partition, found.steps)
         reading.read += len(found.kept)
         reading.skipped += found.skipped
-        reading.reached = int(messages[-1].offset() or 0) + 1
         for row, step in zip(found.kept.tolist(), found.steps.step.tolist(), strict=True):
             if step > reading.newest_step:
                 reading.newest_step = step
@@ -202,7 +212,7 @@ class Restorer:
             sources = [_source(messages[row]) for row in found.kept.tolist()]
             reading.newest_source = max(reading.newest_source, *sources)
 
-    def _finish(self, partition: int, reading: _Reading) -> Restored:
+    def _finish(self, partition: int, reading: _Reading) -> None:
         self.drop(partition)
         position = reading.position
         if position is not None:
@@ -210,12 +220,12 @@ class Restorer:
         elif reading.newest_step >= 0:
             watermark = (reading.newest_step + 1) * self._core.model.contract.step_ms
             reading.changelog.end = reading.reached
-            self._core.resume(partition, reading.newest_source + 1, watermark)
+            self._core.resume(partition, reading.newest_source + 1, watermark, exact=False)
         log.info(
             "partition restored", partition=partition, steps=reading.read, passed_over=reading.skipped,
             seconds=round(time.monotonic() - reading.began, 2), next_offset=position.next_offset if position else None,
         )  # fmt: skip
-        return Restored(partition, reading.start, reading.changelog)
+        self._ready.append(Restored(partition, reading.start, reading.changelog))
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -127,10 +127,11 @@ class Partition:
         self._open.resume_at(watermark_ms)
         self._forget(self._windows.expired(self._open.closed_before))
 
-    def reopen(self, batch: EventBatch, offset: Ints, record_time: Ints) -> None:
+    def reopen(self, batch: EventBatch, offset: Ints, record_time: Ints, *, exact: bool = True) -> None:
         """Feed events that were read before the log was left: those in steps that are open still count again.
 
         Everything else that they led to was published then: closed steps, forecasts, and why some were refused.
+        ``exact``: the watermark that ``resume_at`` was told is that of the log; else these events may move it.
         """
         rejected = validate(batch, self.contract)
         rejected += ahead(batch, record_time, self.contract)
@@ -139,6 +140,8 @@ class Partition:
         rows = rows[batch.time[rows] // self.contract.step_ms >= closed]
         events = batch.take(rows)
         self._open.reopen(self._slots_of(events), events, offset[rows])
+        if not exact:
+            self._open.catch_up(events.time, record_time[rows])
 
     def oldest_needed_step(self) -> int:
         """The first step that a window may still need: those before it need not be read to restore this state."""

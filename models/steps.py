@@ -106,6 +106,16 @@ class OpenSteps:
         """Put events of open steps back that were read before; nothing closes, and the watermark stays."""
         self._put(self._accumulate(slot, batch, offset))
 
+    def catch_up(self, time: Ints, record_time: Ints) -> None:
+        """Move the watermark by events that were read before; the steps that it closes were published then.
+
+        Where the watermark was lost. The event that set it sits in a step that is open still, so it is among those.
+        """
+        self.latest_ms = int(self._latest(time, record_time)[-1])
+        if self.closed_before > self._swept_before:
+            self._swept_before = self.closed_before
+            self._remove_closed()
+
     def grow(self, slots: int) -> None:
         """Make room for that many servers."""
         more = slots - len(self._step)

@@ -5,6 +5,7 @@ Wire format: one zero byte, the schema's id as big-endian uint32, then the Avro 
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from schemas.fields import describe_type
 
 MAGIC = 0
 HEADER = struct.Struct(">bI")
+_ADDRESS = re.compile(r"(?: from)? ?<[^<>]* at 0x[0-9a-f]+>")
 _MAX_ID = 2**31 - 1  # registries count in Java's int: a larger one is noise, and nobody need be asked
 
 
@@ -88,7 +90,9 @@ def read_value(body: memoryview, writer: Any, reader: Any = None) -> Any:
     try:
         value = fastavro.schemaless_reader(source, writer, reader)
     except Exception as error:
-        raise DecodeError(f"not a value of its schema: {type(error).__name__}: {error}") from error
+        # fastavro names its file object by address: what is published must not depend on where things lie in memory.
+        reason = _ADDRESS.sub("", str(error))
+        raise DecodeError(f"not a value of its schema: {type(error).__name__}: {reason}") from error
     left = len(body) - source.tell()
     if left:
         raise DecodeError(f"{left} bytes are left over after the value")
