@@ -35,3 +35,8 @@ def smd_servers() -> Path:
     if not file.exists():
         pytest.skip("the real server metrics (shared/data/smd_servers.parquet) are not here")
     return file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the shared stack comes last: tests of stacks look for processes and folders that are left behind."""
+    items.sort(key=lambda item: "stack" in getattr(item, "fixturenames", ()))
