@@ -38,5 +38,13 @@ def smd_servers() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the shared stack comes last: tests of stacks look for processes and folders that are left behind."""
-    items.sort(key=lambda item: "stack" in getattr(item, "fixturenames", ()))
+    """What needs the shared stack comes late, and what treats it rudely last.
+
+    Tests of stacks look for processes and folders that are left behind, and know only of their own.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        shared = "stack" in getattr(item, "fixturenames", ())
+        return int(shared) + int(shared and item.get_closest_marker("integration") is not None)
+
+    items.sort(key=rank)
