@@ -45,6 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> int:
         shared = "stack" in getattr(item, "fixturenames", ())
-        return int(shared) + int(shared and item.get_closest_marker("integration") is not None)
+        return int(shared) + int(shared and item.path.parent.name == "chaos")
 
     items.sort(key=rank)
