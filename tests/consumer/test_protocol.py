@@ -424,7 +424,7 @@ def quiet() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize(("machine", "examples"), [(Protocol, 25), (AtLeastOnceProtocol, 10)])
+@pytest.mark.parametrize(("machine", "examples"), [(Protocol, 60), (AtLeastOnceProtocol, 30)])
 def test_whatever_happens_the_outside_sees_one_pass(
     machine: type[Protocol], examples: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
