@@ -84,7 +84,9 @@ class Stack:
 
 
 @contextmanager
-def start_stack(*, broker: str = "auto", registry: str = "auto", folder: Path | None = None) -> Iterator[Stack]:
+def start_stack(
+    *, broker: str = "auto", registry: str = "auto", folder: Path | None = None, broker_may_be_killed: bool = False
+) -> Iterator[Stack]:
     """Start both, wait until both answer, and stop both at the end.
 
     Nothing is left running or on disk afterwards, whatever ends us: an exception, SIGINT, SIGTERM or SIGKILL. In the
@@ -96,6 +98,8 @@ def start_stack(*, broker: str = "auto", registry: str = "auto", folder: Path | 
         registry: ``apicurio``, ``embedded``, or ``auto``.
         folder: for data and logs, made where it is missing; the data are removed at the end, the logs (``logs/``)
             stay. None for a temporary one, removed at the end.
+        broker_may_be_killed: give Apache Kafka a controller in a process of its own (one more JVM), as a broker needs
+            to come back from SIGKILL with its groups in order (`devstack.kafka`).
 
     Raises:
         StackError: what was asked for cannot be had, in one sentence, or it did not start, with the end of its log.
@@ -109,7 +113,9 @@ def start_stack(*, broker: str = "auto", registry: str = "auto", folder: Path | 
         apicurio, no_apicurio = _attempt(registry, "apicurio", lambda: Apicurio(scratch, logs / "registry.log"))
         schemas = apicurio or _embedded_registry()
         parts.callback(schemas.stop)
-        kafka, no_kafka = _attempt(broker, "apache", lambda: Kafka(scratch, logs / "kafka.log"))
+        kafka, no_kafka = _attempt(
+            broker, "apache", lambda: Kafka(scratch, logs / "kafka.log", may_be_killed=broker_may_be_killed)
+        )
         server = kafka or _embedded_broker()
         parts.callback(server.stop)
         for real in (kafka, apicurio):

@@ -24,7 +24,9 @@ def stack() -> Iterator[Stack]:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a real broker and a real registry: {error}")
         pytest.skip(f"no real broker and registry here: {error}")
-    with start_stack(broker="apache", registry="apicurio") as running:  # from here on nothing is excused
+    with start_stack(
+        broker="apache", registry="apicurio", broker_may_be_killed=True
+    ) as running:  # from here on nothing is excused
         yield running
 
 

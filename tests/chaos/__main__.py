@@ -26,7 +26,9 @@ def main() -> int:
     plan = Plan(options.events, options.servers, options.seed, counts, options.guarantee, members)
     with ExitStack() as parts:
         folder = options.keep or Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        stack = parts.enter_context(start_stack(broker="apache", registry="apicurio", folder=folder / "stack"))
+        stack = parts.enter_context(
+            start_stack(broker="apache", registry="apicurio", folder=folder / "stack", broker_may_be_killed=True)
+        )
         try:
             report = run(plan, stack, folder)
         except MemberFailedError as error:
