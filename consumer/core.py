@@ -10,15 +10,15 @@ import numpy as np
 import structlog
 
 from consumer.dlq import dead_letter
+from consumer.encoding import ForecastEncoder, Source, StepEncoder
 from consumer.messages import Headers, Incoming, Outgoing
 from consumer.position import Mark
 from consumer.published import GROUP, SOURCE_OFFSET
-from consumer.records import forecast_records, step_records
 from models.artifact import Model
 from models.partition import DueWindows, Partition
 from models.windows import ClosedSteps, PublishedSteps
 from schemas.batch import EventBatch, Ints, Rejection
-from schemas.codec import EventCodec, RecordCodec
+from schemas.codec import EventCodec
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -42,8 +42,8 @@ class Codecs:
     """Events in; steps and forecasts out."""
 
     events: EventCodec
-    steps: RecordCodec
-    forecasts: RecordCodec
+    steps: StepEncoder
+    forecasts: ForecastEncoder
 
 
 @dataclass(slots=True)
@@ -73,7 +73,6 @@ class Core:
         self._codecs, self._topics, self._group = codecs, topics, group_id.encode()
         self._contract = model.contract
         self._runtime = model.runtime()
-        self._lineage = {"model_version": model.version, "contract_fingerprint": model.fingerprint}
         self._assigned: dict[int, Assigned] = {}
         self.counts = Counts()
 
@@ -180,20 +179,20 @@ class Core:
     def _steps(self, partition: int, closed: ClosedSteps, keys: list[str], offsets: Ints) -> Iterable[Outgoing]:
         self.counts.steps += len(closed)
         self.counts.held_steps += int(closed.held.sum())
-        steps = list(step_records(closed, keys, self._contract, self.model.fingerprint))
-        values = self._codecs.steps.encode(steps)
-        for step, value, offset in zip(steps, values, offsets.tolist(), strict=True):
+        servers = [keys[slot] for slot in closed.slot.tolist()]
+        values = self._codecs.steps.encode(closed, servers)
+        for server, value, offset in zip(servers, values, offsets.tolist(), strict=True):
             headers: Headers = [(GROUP, self._group), (SOURCE_OFFSET, str(offset).encode())]
-            yield Outgoing(self._topics.steps, step["server_id"].encode(), value, headers, partition=partition)
+            yield Outgoing(self._topics.steps, server.encode(), value, headers, partition=partition)
 
     def _forecasts(self, partition: int, due: DueWindows, offsets: Ints) -> Iterable[Outgoing]:
         quantiles = self._runtime.forecast(due.windows)
-        source = (self._topics.metrics, partition, offsets)
-        forecasts = list(forecast_records(due, quantiles, self._contract, self._lineage, source))
-        self.counts.forecasts += len(forecasts)
-        self.counts.withheld += len(due.keys) - len(forecasts)
-        for forecast, value in zip(forecasts, self._codecs.forecasts.encode(forecasts), strict=True):
-            yield Outgoing(self._topics.forecasts, forecast["server_id"].encode(), value)
+        values = self._codecs.forecasts.encode(due, quantiles, Source(self._topics.metrics, partition, offsets))
+        servers = [due.keys[row] for row in np.flatnonzero(quantiles.finite).tolist()]
+        self.counts.forecasts += len(values)
+        self.counts.withheld += len(due.keys) - len(values)
+        for server, value in zip(servers, values, strict=True):
+            yield Outgoing(self._topics.forecasts, server.encode(), value)
 
 
 def _origin(records: Sequence[Incoming], kept: list[int]) -> tuple[Ints, Ints]:

@@ -12,8 +12,9 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from consumer.core import Codecs
+from consumer.encoding import ForecastEncoder, StepEncoder
 from models.artifact import Model
-from schemas.codec import EventCodec, RecordCodec
+from schemas.codec import EventCodec
 from schemas.contract import Contract
 from schemas.errors import MismatchError, UnreachableError
 from schemas.records import forecast_schema, step_schema
@@ -125,9 +126,10 @@ def codecs(model: Model, registry: Registry, topics: Topics) -> Codecs:
     """
     contract = model.contract
     registry.schema_id(topics.metrics, contract.schema)
-    steps, forecasts = step_schema(contract), forecast_schema()
+    step_id = registry.schema_id(topics.steps, step_schema(contract))
+    forecast_id = registry.schema_id(topics.forecasts, forecast_schema())
     return Codecs(
         events=EventCodec(contract, registry),
-        steps=RecordCodec(steps, registry.schema_id(topics.steps, steps)),
-        forecasts=RecordCodec(forecasts, registry.schema_id(topics.forecasts, forecasts)),
+        steps=StepEncoder(contract, step_id, model.fingerprint),
+        forecasts=ForecastEncoder(contract, forecast_id, model.version, model.fingerprint),
     )

@@ -3,7 +3,7 @@
 ``tft_model_YYYYMMDD_HHMMSS/`` holds ``model.safetensors``, ``config.json``, ``training_metadata.json`` and
 ``MODEL_CARD.md`` with its pictures. The network is rebuilt from ``config.json`` alone; what does not fit is refused, in
 words, before more memory is taken than the files hold. Weights and config each hold the other's SHA-256: that tells
-damage and mixed up files, not who made them.
+damage and mixed up files, not who made them. PyTorch is needed to train, to check, and to make the engine's graphs.
 """
 
 import json
@@ -12,30 +12,33 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
-from pytorch_forecasting import TemporalFusionTransformer
 
+from models.engine import make_engine
 from models.layout import Layout, Scaling, check_size
-from models.network import NetworkSize
+from models.network_size import NetworkSize
+from models.offsets import read_offsets
 from models.runtime import CONFORMAL, STAGES, Runtime
-from models.untrusted import read_json, refuse
-from models.weights import pack, sha256, unpack
+from models.untrusted import read_json, read_weights, refuse, sha256
 from schemas.contract import Contract
 from schemas.errors import ArtifactError, ContractError, InputError, MismatchError
 from schemas.fields import Strict, first_problem
 from schemas.fingerprint import differences, fingerprint
 
+if TYPE_CHECKING:
+    from pytorch_forecasting import TemporalFusionTransformer
+
 WEIGHTS, CONFIG, METADATA, CARD = "model.safetensors", "config.json", "training_metadata.json", "MODEL_CARD.md"
 SHIPPED = Path(__file__).parent
 _NAME = re.compile(r"tft_model_[0-9]{8}_[0-9]{6}\Z")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
-_SINGLE = torch.finfo(torch.float32)  # inputs are scaled in it: 1e-50 would be 0 there
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)  # inputs are scaled in it
 
 
 class ScalingConfig(Strict):
@@ -69,28 +72,60 @@ class Config(Strict):
         return {**names, "config_sha256": sha256(text.encode())}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """A loaded model.
 
     Attributes:
+        folder: where it lies.
         version: the artifact's name; stamped into each forecast.
         contract: the contract it was trained with. fingerprint: of its model part.
     """
 
+    folder: Path
     version: str
     contract: Contract
     fingerprint: str
     config: Config
     layout: Layout
     scaling: Scaling
-    network: TemporalFusionTransformer
-    offsets: NDArray[np.float32] | None
     metadata: dict[str, Any]
 
-    def runtime(self) -> Runtime:
-        """Inference with this model."""
-        return Runtime(self.layout, self.scaling, self.network, self.offsets)
+    @cached_property
+    def network(self) -> "TemporalFusionTransformer":
+        """The network, in evaluation mode; read, checked and built when it is first asked for.
+
+        Raises:
+            ArtifactError: the weights are damaged, or not those of the config.
+        """
+        from models.weights import unpack  # noqa: PLC0415  PyTorch: seconds and half a gigabyte
+
+        return unpack(
+            self.folder / WEIGHTS, self.config.network, self.layout, self.scaling,
+            calibrated=CONFORMAL in self.config.stages, origin=self.config.origin(),
+            expected_sha256=self.config.weights_sha256,
+        )  # fmt: skip
+
+    @cached_property
+    def offsets(self) -> NDArray[np.float32] | None:
+        """[targets, quantiles, horizon] conformal offsets in the network's units, where there are any.
+
+        Raises:
+            ArtifactError: the weights are damaged, or not those of the config.
+        """
+        path, settings = self.folder / WEIGHTS, self.contract.settings
+        data = read_weights(path, self.config.weights_sha256)
+        if CONFORMAL not in self.config.stages:
+            return None
+        return read_offsets(path, data, (len(self.layout.targets), len(settings.quantiles), settings.horizon_steps))
+
+    def runtime(self, engine: str = "auto") -> Runtime:
+        """Inference with this model; ``engine``: one of ``models.runtime.ENGINES``.
+
+        Raises:
+            ArtifactError: the weights are damaged, or not those of the config.
+        """
+        return Runtime(self.contract, make_engine(self, engine), self.offsets)
 
 
 def find(name: str) -> Path:
@@ -117,7 +152,7 @@ class Trained:
         offsets: [targets, quantiles, horizon] conformal offsets in the network's units, if there are any.
     """
 
-    network: TemporalFusionTransformer
+    network: "TemporalFusionTransformer"
     layout: Layout
     scaling: Scaling
     size: NetworkSize
@@ -125,12 +160,20 @@ class Trained:
     metadata: dict[str, Any]
     offsets: NDArray[np.float32] | None = None
 
+    def runtime(self) -> Runtime:
+        """Inference with the network as it is, in PyTorch."""
+        from models.eager import Eager  # noqa: PLC0415  PyTorch, which has trained it
+
+        return Runtime(self.layout.contract, Eager(self.layout, self.scaling, self.network), self.offsets)
+
 
 def save(root: Path, version: str, trained: Trained, card: str, files: Mapping[str, bytes] | None = None) -> Path:
     """Write an artifact below ``root``; it appears whole or not at all. Returns its absolute path.
 
     ``files`` are laid beside the card, by plain name; ``load`` does not look at them.
     """
+    from models.weights import pack  # noqa: PLC0415  PyTorch, which has trained it
+
     config = _config(version, trained)
     extra = dict(files or {})
     for name in extra:
@@ -175,8 +218,13 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def load(folder: Path, contract: Contract | None = None) -> Model:
+def load(folder: Path, contract: Contract | None = None, *, network: bool = True) -> Model:
     """Load an artifact; with a ``contract``, one that it must fit.
+
+    Args:
+        folder: of the artifact.
+        contract: to be served.
+        network: build the network now, with PyTorch; else what is wrong with the weights shows when they are needed.
 
     Raises:
         ArtifactError: missing, truncated, damaged, or not what it says.
@@ -188,25 +236,22 @@ def load(folder: Path, contract: Contract | None = None) -> Model:
     if contract is not None and (found := differences(own, contract)):
         raise MismatchError(f"model {config.model_version} does not fit the contract:\n  " + "\n  ".join(found))
     layout = _layout(path, config, own)
-    scaling = _scaling(path, config, layout)
-    network, offsets = unpack(
-        folder / WEIGHTS, config.network, layout, scaling, calibrated=CONFORMAL in config.stages,
-        origin=config.origin(), expected_sha256=config.weights_sha256,
-    )  # fmt: skip
     metadata = read_json(folder / METADATA)
     if not isinstance(metadata, dict):
         refuse(folder / METADATA, "it is no JSON object")
-    return Model(
+    model = Model(
+        folder=folder,
         version=config.model_version,
         contract=contract or own,
         fingerprint=config.contract_fingerprint,
         config=config,
         layout=layout if contract is None else Layout(contract),
-        scaling=scaling,
-        network=network,
-        offsets=offsets,
+        scaling=_scaling(path, config, layout),
         metadata=metadata,
     )
+    if network:
+        _ = model.network
+    return model
 
 
 def _read_config(folder: Path) -> Config:
@@ -255,10 +300,10 @@ def _scaling(path: Path, config: Config, layout: Layout) -> Scaling:
     means = {name: mean for name, (mean, _) in given.covariates.items()}
     deviations = {name: deviation for name, (_, deviation) in given.covariates.items()}
     for name, value in (*given.level.items(), *means.items()):
-        if abs(value) > _SINGLE.max:
+        if abs(value) > _LARGEST:
             refuse(path, f"scaling of {name} is {value}, too large a number")
     for name, value in (*given.floor.items(), *given.spread.items(), *deviations.items()):
-        if not _SINGLE.tiny <= value <= _SINGLE.max:
+        if not _SMALLEST <= value <= _LARGEST:
             refuse(path, f"scaling of {name} is {value}, not a positive float32")
     if unknown := set(given.constant) - set(layout.reals):
         refuse(path, f"scaling.constant names unknown inputs {sorted(unknown)}")

@@ -20,14 +20,16 @@ def breach_probability(
     Returns:
         [..., horizon].
     """
-    below = values.astype(np.float64) <= threshold
-    rank = below.sum(axis=-2)  # how many quantiles lie at or under the threshold
-    last = len(levels) - 1
-    upper = np.clip(rank, 1, last) if last else np.zeros_like(rank)
-    lower = np.maximum(upper - 1, 0)
-    low = np.take_along_axis(values, lower[..., None, :], axis=-2)[..., 0, :].astype(np.float64)
-    high = np.take_along_axis(values, upper[..., None, :], axis=-2)[..., 0, :].astype(np.float64)
-    share = np.clip((threshold - low) / np.maximum(high - low, 1e-12), 0, 1)
-    under = levels[lower] + share * (levels[upper] - levels[lower])
-    under = np.where(rank == 0, 0.0, np.where(rank == len(levels), 1.0, under))
-    return 1 - under if above else under
+    count, limit = len(levels), np.float64(threshold)  # compared in float64, as it stands in the contract
+    rank = np.zeros((*values.shape[:-2], values.shape[-1]), np.intp)
+    for quantile in range(count):
+        rank += values[..., quantile, :] <= limit  # how many quantiles lie at or under the threshold
+    under = (rank == count).astype(np.float64)
+    cut = np.nonzero((rank > 0) & (rank < count))  # few steps: only there is anything to be worked out
+    upper = rank[cut]
+    low = values[(*cut[:-1], upper - 1, cut[-1])].astype(np.float64)
+    high = values[(*cut[:-1], upper, cut[-1])].astype(np.float64)
+    share = np.clip((limit - low) / np.maximum(high - low, 1e-12), 0, 1)
+    under[cut] = levels[upper - 1] + share * (levels[upper] - levels[upper - 1])
+    probability: NDArray[np.float64] = 1 - under if above else under
+    return probability

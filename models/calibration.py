@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pytorch_forecasting import TemporalFusionTransformer
 
 from models.forward import forward
-from models.layout import Layout, Scaling, network_input
+from models.layout import Layout, Scaling
+from models.network_input import network_input
 from models.normalizer import normalise
 from models.sampling import Chunk
 

@@ -121,7 +121,7 @@ def evaluate_trained(trained: Trained, events: EventBatch, scope: Scope) -> Eval
         DataError: there is no window that can be judged.
     """
     scope.check()
-    runtime = Runtime(trained.layout, trained.scaling, trained.network, trained.offsets)
+    runtime = trained.runtime()
     history = History(trained.layout.contract, events)
     return _Judge(runtime, history, scope).evaluation(None, trained.metadata)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from models.attention import attend
 from models.gates import add_norm, gate, gate_add_norm, grn
-from models.layout import NetworkInput
+from models.network_input import NetworkInput
 from models.recurrence import recur
 from models.selection import select
 

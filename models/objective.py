@@ -16,7 +16,8 @@ from torch.autograd.function import Function
 from models.cores import cores
 from models.dropout import drawn_from
 from models.forward import forward
-from models.layout import Layout, Scaling, network_input
+from models.layout import Layout, Scaling
+from models.network_input import network_input
 from models.normalizer import normalise
 from models.sampling import Chunk
 

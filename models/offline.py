@@ -19,8 +19,8 @@ import structlog
 from numpy.typing import NDArray
 
 from models.artifact import Model
+from models.block import BLOCK_ROWS
 from models.partition import DueWindows, Partition
-from models.runtime import BLOCK_ROWS
 from models.windows import ClosedSteps, WindowBatch
 from schemas.batch import EventBatch, Ints
 from schemas.contract import Contract

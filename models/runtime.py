@@ -1,30 +1,41 @@
-"""From windows to published quantiles: one batched forward for all due servers, then named stages.
+"""From windows to published quantiles: an engine for all due servers, then named stages.
 
 Stages after the network, in order: denormalise, conformal offsets, bounds, sort. Windows run in blocks of one fixed
-shape, so that what else happens to be due does not show in a server's numbers beyond the last bits: the place in a
-block still does, by up to 4e-6 relative (rows of unaligned matrix products), far inside the 1e-4 that "equal" means.
+shape (``models.block``), so that what else happens to be due does not show in a server's numbers.
 """
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from pytorch_forecasting import TemporalFusionTransformer
-from torch import Tensor
 
+from models.block import blocks
 from models.cores import cores
-from models.forward import forward
-from models.layout import Layout, Scaling, network_input
-from models.normalizer import denormalise
 from models.windows import WindowBatch
+from schemas.contract import Contract
 
 CONFORMAL = "conformal"
 STAGES = ("denormalise", CONFORMAL, "bounds", "sort")
-BLOCK_ROWS = 16  # activations of 16 windows stay in cache: twice as fast as one big batch (docs/benchmarks.md)
+ENGINES = ("auto", "openvino", "torch")
+Values = NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Runs one block of windows; several threads may each run one."""
+
+    def prepare_thread(self) -> None:
+        """Called once in each thread that will run blocks."""
+
+    def run(self, windows: WindowBatch, offsets: Values) -> Values:
+        """[B, targets, quantiles, horizon] in the targets' units.
+
+        Args:
+            windows: all full, or all with padding.
+            offsets: [targets, quantiles, horizon], added in the network's units.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,70 +47,54 @@ class Quantiles:
         finite: [B] False where the network gave anything that is not a finite number: such a forecast is withheld.
     """
 
-    values: NDArray[np.float32]
+    values: Values
     finite: NDArray[np.bool_]
 
 
 class Runtime:
     """Batched inference with a trained network."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        scaling: Scaling,
-        network: TemporalFusionTransformer,
-        offsets: NDArray[np.float32] | None = None,
-    ) -> None:
-        """``network`` is put into evaluation mode. ``offsets``: [targets, quantiles, horizon], see `calibration`."""
-        # [horizon, targets, quantiles], as the network's output
-        self._offsets = None if offsets is None else torch.from_numpy(offsets).permute(2, 0, 1).contiguous()
-        self._layout = layout
-        self._scaling = scaling
-        self._network = network.eval()
-        # A block a core, one thread each: threads inside an operator wait for each other, badly on a busy machine.
-        self._workers = ThreadPoolExecutor(cores(), "runtime", initializer=lambda: torch.set_num_threads(1))
-        targets = layout.contract.targets
-        self._low = torch.tensor([-np.inf if f.minimum is None else f.minimum for f in targets], dtype=torch.float32)
-        self._high = torch.tensor([np.inf if f.maximum is None else f.maximum for f in targets], dtype=torch.float32)
+    def __init__(self, contract: Contract, engine: Engine, offsets: Values | None = None) -> None:
+        """``offsets``: [targets, quantiles, horizon], see `calibration`."""
+        settings, targets = contract.settings, contract.targets
+        self._shape = (len(targets), len(settings.quantiles), settings.horizon_steps)
+        self._encoder_steps = settings.encoder_steps
+        self._none = np.zeros(self._shape, np.float32)
+        self._offsets = self._none if offsets is None else offsets
+        self._engine = engine
+        self._workers = ThreadPoolExecutor(cores(), "runtime", initializer=engine.prepare_thread)
+        low = [-np.inf if f.minimum is None else f.minimum for f in targets]
+        high = [np.inf if f.maximum is None else f.maximum for f in targets]
+        self._low, self._high = (np.array(bound, np.float32)[:, None, None] for bound in (low, high))
 
     def forecast(self, windows: WindowBatch) -> Quantiles:
         """Quantiles of every window, after all stages."""
-        values = self._run(windows, self._offsets)  # [B, H, T, Q]
-        finite = torch.isfinite(values).all(dim=(1, 2, 3))
-        bounded = values.clamp(self._low[:, None], self._high[:, None])
-        ordered = bounded.sort(dim=-1).values.permute(0, 2, 3, 1).contiguous()
-        return Quantiles(ordered.numpy(), finite.numpy())
+        values, finite = self._run(windows, self._offsets, self._last_stages)
+        return Quantiles(values, finite)
 
-    def raw(self, windows: WindowBatch) -> Tensor:
-        """[B, horizon, targets, quantiles] denormalised network output, equal to the library's own ``predict()``."""
-        return self._run(windows, None)
+    def raw(self, windows: WindowBatch) -> Values:
+        """[B, targets, quantiles, horizon] denormalised network output, equal to the library's own ``predict()``."""
+        return self._run(windows, self._none, lambda values: values)[0]
 
-    def _run(self, windows: WindowBatch, offsets: Tensor | None) -> Tensor:
-        settings = self._layout.contract.settings
-        shape = (len(windows), settings.horizon_steps, len(self._layout.targets), len(settings.quantiles))
-        out = torch.empty(shape)
-        blocks = _blocks(windows, settings.encoder_steps)
-        for rows, values in self._workers.map(self._block, blocks, itertools.repeat(offsets)):
-            out[rows] = values
-        return out
+    def _run(
+        self, windows: WindowBatch, offsets: Values, stages: Callable[[Values], Values]
+    ) -> tuple[Values, NDArray[np.bool_]]:
+        out, finite = np.empty((len(windows), *self._shape), np.float32), np.empty(len(windows), bool)
 
-    @torch.inference_mode()
-    def _block(
-        self, block: tuple[NDArray[np.intp], WindowBatch], offsets: Tensor | None
-    ) -> tuple[NDArray[np.intp], Tensor]:
-        rows, windows = block
-        inputs = network_input(self._layout, self._scaling, windows)
-        output = forward(self._network, inputs)
-        if offsets is not None:
-            output = output + offsets  # in the network's units
-        center, scale = inputs.center[:, None, :, None], inputs.scale[:, None, :, None]
-        return rows, denormalise(output, center, scale)[: len(rows)]
+        def work(block: tuple[NDArray[np.intp], WindowBatch]) -> None:
+            rows, padded = block
+            values = self._engine.run(padded, offsets)[: len(rows)]
+            finite[rows] = np.isfinite(values).all(axis=(1, 2, 3))
+            out[rows] = stages(values)
 
+        for _ in self._workers.map(work, blocks(windows, self._encoder_steps)):
+            pass
+        return out, finite
 
-def _blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:
-    """Blocks of ``BLOCK_ROWS`` windows; full and short windows apart, since only short ones need a mask."""
-    full = windows.lengths == encoder_steps
-    for group in (np.flatnonzero(full), np.flatnonzero(~full)):
-        for start in range(0, len(group), BLOCK_ROWS):
-            rows = group[start : start + BLOCK_ROWS]
-            yield rows, windows.take(rows).padded(BLOCK_ROWS)
+    def _last_stages(self, values: Values) -> Values:
+        """Bounds, then ascending order of the quantiles where they cross."""
+        np.clip(values, self._low, self._high, out=values)
+        crossing = (values[:, :, 1:] < values[:, :, :-1]).any(axis=(1, 2, 3))
+        if crossing.any():
+            values[crossing] = np.sort(values[crossing], axis=2)
+        return values

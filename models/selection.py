@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.dropout import locked_dropout
 from models.gates import add_norm, after_first
-from models.layout import NetworkInput, Table
+from models.network_input import NetworkInput, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +60,13 @@ def select(
         if not own.tables:
             return _embed(own)[0].reshape(shape)
         (table,) = own.tables.values()
-        return F.embedding(table.rows, _rows(selection.single_variable_grns[own.names[0]], table.values))
+        return F.embedding(table.rows, table_rows(selection.single_variable_grns[own.names[0]], table.values))
     weights = _weights(own, context)
     out = torch.zeros((), device=weights.device)
     if own.tables:
-        values, rows = own.joined([_rows(selection.single_variable_grns[n], t.values) for n, t in own.tables.items()])
+        values, rows = own.joined(
+            [table_rows(selection.single_variable_grns[n], t.values) for n, t in own.tables.items()]
+        )
         share = weights[:, own.places(list(own.tables))]
         out = F.embedding_bag(rows, values, mode="sum", per_sample_weights=share)
     for embedded, place in zip(_embed(own) if own.continuous else (), own.places(own.continuous), strict=True):
@@ -91,7 +93,7 @@ def _weights(part: _Part, context: Tensor | None) -> Tensor:
     """[B x time, variables] how much each variable counts: the softmax of the flattened network."""
     grn, names, selection = part.selection.flattened_grn, part.names, part.selection
     resample = getattr(grn, "resample_norm", None)
-    into = torch.cat([grn.fc1.weight.T, _resampling(resample, grn.input_size, len(names))], dim=1)
+    into = torch.cat([grn.fc1.weight.T, resampling(resample, grn.input_size, len(names))], dim=1)
     sizes = [selection.input_sizes[n] for n in names]
     shares = dict(zip(names, torch.split(into, sizes), strict=True))
     flat = F.pad(grn.fc1.bias, (0, len(names)))
@@ -110,7 +112,7 @@ def _weights(part: _Part, context: Tensor | None) -> Tensor:
     return add_norm(grn.gate_norm.add_norm, after_first(grn, first, context), skip).softmax(-1).flatten(0, 1)
 
 
-def _resampling(resample: Any, size: int, to: int) -> Tensor:
+def resampling(resample: Any, size: int, to: int) -> Tensor:
     """[size, to] the linear part of the library's ResampleNorm; the identity where there is none."""
     if resample is None:
         return torch.eye(size)
@@ -154,7 +156,7 @@ def _affine_skip(grns: list[Any], x: Tensor, slope: Tensor, shift: Tensor) -> Te
     if resamples[0] is None:
         return torch.addcmul(shift[:, None], x, slope[:, None])
     size, hidden = slope.shape[1], grns[0].output_size
-    into = torch.stack([_resampling(r, size, hidden) for r in resamples])
+    into = torch.stack([resampling(r, size, hidden) for r in resamples])
     u, v = (torch.einsum("ci,cio->co", t, into) for t in (slope, shift))
     u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
     vv, uv, uu = ((p * q).mean(1)[:, None, None] for p, q in ((v, v), (u, v), (u, u)))
@@ -164,7 +166,7 @@ def _affine_skip(grns: list[Any], x: Tensor, slope: Tensor, shift: Tensor) -> Te
     return (x * inverse) * (u * gain)[:, None] + inverse * (v * gain)[:, None] + bias[:, None]
 
 
-def _rows(module: Any, values: Tensor) -> Tensor:
+def table_rows(module: Any, values: Tensor) -> Tensor:
     """[rows, hidden] a table's rows through the variable's network; of categories that is a ResampleNorm."""
     if not hasattr(module, "fc1"):
         resampled: Tensor = module(values)

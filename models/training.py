@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.layout import Layout, Scaling
-from models.network import NetworkSize, build_network
+from models.network import build_network
+from models.network_size import NetworkSize
 from models.objective import Objective
 from models.sampling import Chunk, WindowStream
 from schemas.fields import Strict

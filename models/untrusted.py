@@ -1,5 +1,6 @@
 """Reading files that may be damaged or made to harm: regular files of this folder, of bounded size, JSON of ours."""
 
+import hashlib
 import json
 import stat
 from collections import Counter
@@ -9,6 +10,8 @@ from typing import Any, BinaryIO, Never
 from schemas.errors import ArtifactError
 
 MAX_JSON_BYTES = 4 << 20
+MAX_WEIGHTS_BYTES = 1 << 30
+DAMAGED = "its SHA-256 is not the one that config.json has: it was changed or damaged"
 _MOST_LEVELS = 32
 _MESSAGE = 500  # what a damaged file holds is quoted; a megabyte of it helps nobody
 
@@ -61,3 +64,21 @@ def read_json(path: Path) -> Any:
     """
     with open_regular(path, MAX_JSON_BYTES) as file:
         return parse(path, file.read(MAX_JSON_BYTES))
+
+
+def read_weights(path: Path, expected_sha256: str) -> bytes:
+    """The weights' bytes, if they are those that the config names.
+
+    Raises:
+        ArtifactError: they are not.
+    """
+    with open_regular(path, MAX_WEIGHTS_BYTES) as file:
+        data = file.read(MAX_WEIGHTS_BYTES)
+    if sha256(data) != expected_sha256:
+        refuse(path, DAMAGED)
+    return data
+
+
+def sha256(data: bytes) -> str:
+    """In hex."""
+    return hashlib.sha256(data).hexdigest()

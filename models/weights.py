@@ -1,6 +1,5 @@
 """model.safetensors: the network's tensors and the conformal offsets, checked before any memory is taken for them."""
 
-import hashlib
 import os
 import struct
 from collections.abc import Mapping
@@ -16,13 +15,13 @@ from pytorch_forecasting import TemporalFusionTransformer
 from torch import Tensor, nn
 
 from models.layout import Layout, Scaling
-from models.network import NetworkSize, build_network
-from models.untrusted import MAX_JSON_BYTES, open_regular, parse, refuse
+from models.network import build_network
+from models.network_size import NetworkSize
+from models.offsets import OFFSETS
+from models.untrusted import DAMAGED, MAX_JSON_BYTES, MAX_WEIGHTS_BYTES, open_regular, parse, refuse, sha256
 from schemas.errors import InputError
 
-_MAX_BYTES = 1 << 30
 _DTYPES = {torch.float32: "F32"}  # in words of safetensors
-_OFFSETS = "conformal_offsets"
 
 
 def pack(network: TemporalFusionTransformer, offsets: NDArray[np.float32] | None, origin: Mapping[str, str]) -> bytes:
@@ -33,26 +32,21 @@ def pack(network: TemporalFusionTransformer, offsets: NDArray[np.float32] | None
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in _distinct(network).items()}
     if offsets is not None:
-        tensors[_OFFSETS] = torch.from_numpy(offsets).contiguous()
+        tensors[OFFSETS] = torch.from_numpy(offsets).contiguous()
     data: bytes = safetensors.torch.save(tensors, metadata=dict(origin))
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"the weights take {len(data)} bytes, a model may have {_MAX_BYTES}")
+    if len(data) > MAX_WEIGHTS_BYTES:
+        raise InputError(f"the weights take {len(data)} bytes, a model may have {MAX_WEIGHTS_BYTES}")
     return data
-
-
-def sha256(data: bytes) -> str:
-    """In hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def unpack(
     path: Path, size: NetworkSize, layout: Layout, scaling: Scaling, *, calibrated: bool, origin: Mapping[str, str],
     expected_sha256: str,
-) -> tuple[TemporalFusionTransformer, NDArray[np.float32] | None]:  # fmt: skip
+) -> TemporalFusionTransformer:  # fmt: skip
     """Rebuild the network without memory, check the file's header against it, and only then take memory and read.
 
     Returns:
-        The network in evaluation mode, and the offsets [targets, quantiles, horizon] where ``calibrated``.
+        The network in evaluation mode.
 
     Raises:
         ArtifactError: the file is not that network's, or damaged.
@@ -62,8 +56,8 @@ def unpack(
         expected = _distinct(build_network(layout, scaling, size))
         if calibrated:
             shape = (len(layout.targets), len(settings.quantiles), settings.horizon_steps)
-            expected[_OFFSETS] = torch.empty(shape)
-    with open_regular(path, _MAX_BYTES) as file:
+            expected[OFFSETS] = torch.empty(shape)
+    with open_regular(path, MAX_WEIGHTS_BYTES) as file:
         length = os.fstat(file.fileno()).st_size
         start = _read_start(path, file, length)
         header = parse(path, start[8:])
@@ -71,7 +65,7 @@ def unpack(
         _check_table(path, header, expected, length - len(start))
         data = start + file.read(length - len(start))
     if sha256(data) != expected_sha256:
-        refuse(path, "its SHA-256 is not the one that config.json has: it was changed or damaged")
+        refuse(path, DAMAGED)
     try:
         tensors = safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -79,13 +73,13 @@ def unpack(
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             refuse(path, f"tensor {name} holds something other than finite {tensor.dtype}")
-    offsets = tensors.pop(_OFFSETS, None)
+    tensors.pop(OFFSETS, None)  # ``models.offsets`` reads them
     network = build_network(layout, scaling, size)
     own = _distinct(network)
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
-    return network.eval(), None if offsets is None else offsets.numpy()
+    return network.eval()
 
 
 def _distinct(network: nn.Module) -> dict[str, Tensor]:

@@ -1,21 +1,25 @@
 """Bytes to columns and back: Confluent's wire format around Avro, whole batches at a time.
 
 Wire format: one zero byte, the schema's id as big-endian uint32, then the Avro binary encoding
-(Confluent documentation, "Wire format"). One file object of fastavro's per message for now; the interface is by batch.
+(Confluent documentation, "Wire format"). Events are read by columns (``schemas.batch_decoding``), to the same
+results as fastavro's, which reads whatever is unusual.
 """
 
 import io
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import fastavro
 import numpy as np
 
 from schemas.batch import EventBatch, Rejection
+from schemas.batch_decoding import BatchDecoder, Decoded
 from schemas.contract import Contract
+from schemas.event_writing import EventWriter
 from schemas.fields import describe_type
+from schemas.writer_plan import Plan, compile_plan
 
 MAGIC = 0
 HEADER = struct.Struct(">bI")
@@ -61,25 +65,6 @@ def split(message: bytes | None) -> tuple[int, memoryview]:
     return schema_id, memoryview(message)[HEADER.size :]
 
 
-class RecordCodec:
-    """Encodes whole records (steps, forecasts) of one schema."""
-
-    def __init__(self, schema: dict[str, Any], schema_id: int) -> None:
-        """``schema_id`` is the registry's id of ``schema``."""
-        self._parsed = fastavro.parse_schema(schema)
-        self._frame = frame(schema_id)
-
-    def encode(self, records: Iterable[Mapping[str, Any]]) -> list[bytes]:
-        """One framed message a record."""
-        messages = []
-        for record in records:
-            out = io.BytesIO()
-            out.write(self._frame)
-            fastavro.schemaless_writer(out, self._parsed, record)
-            messages.append(out.getvalue())
-        return messages
-
-
 def read_value(body: memoryview, writer: Any, reader: Any = None) -> Any:
     """Decode one Avro value; bytes left over after it are an error.
 
@@ -108,8 +93,11 @@ class EventCodec:
         self._writers = writers
         self._reader = fastavro.parse_schema(plain_schema(contract.schema))
         self._resolved: dict[int, Any] = {}
+        self._written = EventWriter(contract)
+        self._plans: dict[int, Plan | None] = {}
+        self._columnar = BatchDecoder(contract, self._plan, self._decode_each)
 
-    def decode(self, messages: Sequence[bytes | None]) -> tuple[EventBatch, list[int], list[Rejection]]:
+    def decode(self, messages: Sequence[bytes | None]) -> Decoded:
         """Decode a batch; a bad message never costs its neighbours.
 
         Returns:
@@ -118,6 +106,10 @@ class EventCodec:
         Raises:
             UnreachableError: an id is not cached and the registry does not answer; nothing was consumed.
         """
+        return self._columnar.decode(messages)
+
+    def _decode_each(self, messages: Sequence[bytes | None]) -> Decoded:
+        """As ``decode``, with fastavro alone: it decides what a message is worth, and why not."""
         rows: list[dict[str, Any]] = []
         kept: list[int] = []
         rejected: list[Rejection] = []
@@ -137,15 +129,24 @@ class EventCodec:
         return batch, kept, sorted(rejected, key=lambda r: r.row)
 
     def encode(self, batch: EventBatch, schema_id: int) -> list[bytes]:
-        """One framed message an event."""
-        contract, header = self._contract, frame(schema_id)
-        messages = []
-        for record in event_records(batch, contract):
-            out = io.BytesIO()
-            out.write(header)
-            fastavro.schemaless_writer(out, self._reader, record)
-            messages.append(out.getvalue())
-        return messages
+        """One framed message an event.
+
+        Raises:
+            ValueError: a value is not one of its field's type; with the field's name and the value.
+            TypeError: likewise.
+        """
+        return self._written.write(batch, frame(schema_id))
+
+    def _plan(self, header: bytes) -> Plan | None:
+        """How values behind ``header`` are read by columns; None where they have to be read one by one."""
+        try:
+            schema_id, _ = split(header)
+            writer = self._writer(schema_id)
+        except DecodeError:
+            return None
+        if schema_id not in self._plans:
+            self._plans[schema_id] = compile_plan(writer, self._reader, self._contract)
+        return self._plans[schema_id]
 
     def _writer(self, schema_id: int) -> Any:
         if schema_id not in self._resolved:
@@ -189,29 +190,6 @@ def _nan_for_null(rows: list[dict[str, Any]], batch: EventBatch, contract: Contr
                 if rows[row][field.name] is not None:
                     found.setdefault(row, f"{field.name}: nan is not a finite number")
     return found
-
-
-def event_records(batch: EventBatch, contract: Contract) -> Iterable[dict[str, Any]]:
-    """The events as Avro records; NaN stands for null where the field is nullable."""
-    columns: dict[str, list[Any]] = {
-        contract.key.name: batch.keys.tolist(),
-        contract.time.name: (batch.time * contract.time_units_per_ms).tolist(),
-    }
-    for column, field in enumerate(contract.reals):
-        values = batch.reals[:, column]
-        if field.avro in ("int", "long"):
-            columns[field.name] = [None if np.isnan(v) else round(v) for v in values]
-        elif field.nullable:
-            columns[field.name] = np.where(np.isnan(values), np.array(None), values).tolist()
-        else:
-            columns[field.name] = values.tolist()
-    for column, field in enumerate(contract.enums):
-        symbols = (*field.symbols, None)  # -1 is null
-        columns[field.name] = [symbols[code] for code in batch.enums[:, column].tolist()]
-    for column, field in enumerate(contract.labels):
-        columns[field.name] = batch.labels[:, column].tolist()
-    names = tuple(columns)
-    return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
 def plain_schema(schema: Any) -> Any:

@@ -10,6 +10,9 @@ from devstack import Stack, StackError, fetch_jars, start_stack
 from devstack.java import find_java
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
+# Models of random weights come and go by the hundred, and graphs of each take seconds to make; those tests that are of
+# the compiled engine, or of the whole product, ask for it.
+os.environ["FLEETCAST_ENGINE"] = "torch"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -24,9 +27,8 @@ def stack() -> Iterator[Stack]:
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a real broker and a real registry: {error}")
         pytest.skip(f"no real broker and registry here: {error}")
-    with start_stack(
-        broker="apache", registry="apicurio", broker_may_be_killed=True
-    ) as running:  # from here on nothing is excused
+    # From here on nothing is excused.
+    with start_stack(broker="apache", registry="apicurio", broker_may_be_killed=True) as running:
         yield running
 
 

@@ -64,7 +64,7 @@ def train(
     from models.episodes import watched
     from models.evaluate import Scope, evaluate_trained
     from models.foresight import BREACH_WINDOWS, incidents_beside
-    from models.network import NetworkSize
+    from models.network_size import NetworkSize
     from models.plots import plots
     from models.split import within
     from models.train import Trainer

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from consumer.core import Codecs, Core
+from consumer.encoding import ForecastEncoder, StepEncoder
 from consumer.messages import Incoming, Outgoing
 from consumer.position import parse
 from consumer.published import SOURCE_OFFSET, StepReader
@@ -30,7 +31,7 @@ from consumer.service import AT_LEAST_ONCE, EXACTLY_ONCE, Service, ServiceOption
 from models.artifact import Model
 from models.samples import History
 from schemas.batch import EventBatch
-from schemas.codec import EventCodec, RecordCodec, read_value, split
+from schemas.codec import EventCodec, read_value, split
 from schemas.contract import Contract
 from schemas.errors import UnreachableError
 from schemas.records import forecast_schema, step_schema
@@ -86,8 +87,8 @@ class Schemas:
 def new_core(model: Model, schemas: Schemas) -> Core:
     codecs = Codecs(
         EventCodec(CONTRACT, schemas),
-        RecordCodec(SCHEMAS[STEP_ID], STEP_ID),
-        RecordCodec(SCHEMAS[FORECAST_ID], FORECAST_ID),
+        StepEncoder(CONTRACT, STEP_ID, model.fingerprint),
+        ForecastEncoder(CONTRACT, FORECAST_ID, model.version, model.fingerprint),
     )
     return Core(model, codecs, TOPICS)
 

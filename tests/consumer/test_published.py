@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from consumer.published import StepReader
-from consumer.records import step_records
 from models.partition import Partition
 from models.windows import ClosedSteps
-from schemas.codec import RecordCodec
 from schemas.contract import Contract
 from schemas.records import step_schema
 from tests import contracts
 from tests.models.conftest import events
+from tests.records import RecordCodec, step_records
 
 CONTRACTS = {"shipped": Contract.load(), "rich": contracts.rich()}
 FINGERPRINT = "f" * 64

@@ -10,9 +10,9 @@ import structlog
 from confluent_kafka import KafkaError
 
 from consumer.tail import _decode, _Trouble, as_json, as_line, spark
-from schemas.codec import RecordCodec
 from schemas.errors import FleetcastError, UnreachableError
 from schemas.registry import Registry
+from tests.records import RecordCodec
 
 RECORD = {
     "type": "record", "name": "R",

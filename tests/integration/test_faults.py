@@ -42,7 +42,7 @@ def test_nothing_is_committed_of_a_batch_that_failed(
     before = committed(stream)
     stream.publish(batch.take(slice(50, None)))
     broken = model.runtime()
-    broken._layout = None  # type: ignore[assignment]  inference fails, after the batch's steps were closed
+    broken._engine = None  # type: ignore[assignment]  inference fails, after the batch's steps were closed
     service = stream.service(model, threading.Event(), until_idle_seconds=0.3)
     service.core._runtime = broken
 

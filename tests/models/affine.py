@@ -9,7 +9,8 @@ import torch
 from models import artifact
 from models.artifact import Model, Trained
 from models.layout import Layout, Scaling
-from models.network import NetworkSize, build_network
+from models.network import build_network
+from models.network_size import NetworkSize
 from schemas.batch import EventBatch
 from schemas.contract import Contract
 

@@ -1,14 +1,15 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from models import artifact
+from models import artifact, engine
 from models.artifact import Model, Trained
 from models.layout import Layout
-from models.network import NetworkSize, build_network
+from models.network import build_network
+from models.network_size import NetworkSize
 from models.samples import History
 from models.scaling import fit_scaling
 from schemas.batch import EventBatch
@@ -58,3 +59,12 @@ def random_model(contract: Contract, history: History, folder: Path, seed: int =
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[[Contract, History], Model]:
     return lambda contract, history: random_model(contract, history, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Graphs of the compiled engine are kept here, and not in the user's cache."""
+    folder = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "engines_folder", lambda: folder)
+        yield folder

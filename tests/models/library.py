@@ -12,7 +12,7 @@ from pytorch_forecasting.data import MultiNormalizer, NaNLabelEncoder
 from sklearn.preprocessing import FunctionTransformer
 
 from models.artifact import Model
-from models.layout import NetworkInput
+from models.network_input import NetworkInput
 from models.normalizer import WindowNormalizer
 from models.samples import History, Samples
 

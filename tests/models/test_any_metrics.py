@@ -15,11 +15,11 @@ from models import artifact
 from models.artifact import Model
 from models.card import model_card
 from models.evaluate import evaluate
-from models.network import NetworkSize
+from models.network_size import NetworkSize
 from models.offline import forecast_file
 from models.plots import plots
 from models.report import render
-from models.runtime import Quantiles, Runtime
+from models.runtime import Quantiles
 from models.samples import History, Samples
 from models.scores import FORECASTERS, Evaluation
 from models.split import spread
@@ -173,7 +173,7 @@ def with_missing(events: EventBatch, contract: Contract, share: float) -> EventB
 
 def published(trained: Any, way: Way) -> Quantiles:
     """What is published of a few windows."""
-    runtime = Runtime(trained.layout, trained.scaling, trained.network, trained.offsets)
+    runtime = trained.runtime()
     return runtime.forecast(way.history.windows(way.samples))
 
 
@@ -331,7 +331,7 @@ def test_names_do_not_show_in_the_numbers() -> None:
         trained = train(contract, batch, OPTIONS.model_copy(update={"epoch_windows": 32})).final
         history = History(contract, batch)
         samples = history.samples.take(spread(history.samples, 40))
-        runtime = Runtime(trained.layout, trained.scaling, trained.network, trained.offsets)
+        runtime = trained.runtime()
         found.append(runtime.forecast(history.windows(samples)).values)
 
     np.testing.assert_array_equal(*found)

@@ -11,7 +11,7 @@ from models.card import model_card
 from models.episodes import Foresight
 from models.evaluate import Scope, evaluate_trained
 from models.foresight import PROBABILITIES, Breaches
-from models.network import NetworkSize
+from models.network_size import NetworkSize
 from models.plots import plots
 from models.scores import BOOSTING, Evaluation, Example, Group, skill
 from models.train import train

@@ -5,8 +5,10 @@ from torch import Tensor
 
 from models.dropout import drawn_from
 from models.forward import forward
-from models.layout import Layout, NetworkInput, network_input
-from models.network import NetworkSize, build_network
+from models.layout import Layout
+from models.network import build_network
+from models.network_input import NetworkInput, network_input
+from models.network_size import NetworkSize
 from models.samples import History
 from models.scaling import fit_scaling
 from schemas.contract import Contract

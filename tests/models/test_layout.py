@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.calendar import Calendar
-from models.layout import Layout, Scaling, network_input, relative_steps
+from models.layout import Layout, Scaling, relative_steps
+from models.network_input import network_input
 from models.samples import History
 from schemas.contract import Contract
 from schemas.errors import ContractError
@@ -127,7 +128,7 @@ def test_symbols_find_their_rows() -> None:
     """Codes are in the schema's order, embedding rows in the alphabet's; each symbol finds its own row."""
     layout = Layout(contracts.rich())
 
-    rows = layout.index("state", np.array([[0, 1], [2, 0]]))  # up, down, busy
+    rows = layout.embedding_rows("state")[np.array([[0, 1], [2, 0]])]  # up, down, busy
     assert [[layout.vocabulary["state"][r] for r in row] for row in rows.tolist()] == [["up", "down"], ["busy", "up"]]
 
 

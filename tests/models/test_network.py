@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from models.forward import forward
-from models.layout import Layout, Scaling, network_input
-from models.network import NetworkSize, build_network
+from models.layout import Layout, Scaling
+from models.network import build_network
+from models.network_input import network_input
+from models.network_size import NetworkSize
 from models.samples import History
 from schemas.contract import Contract
 from tests import contracts

@@ -38,8 +38,12 @@ def observed_rows(contract: Contract, batch: EventBatch) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True).sort_values(["server", "step"])
 
 
+@pytest.mark.usefixtures("engines")
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize("name", [*CONTRACTS, "shipped"])
-def test_equals_the_librarys_own_predict(name: str, make_model: Callable[[Contract, History], Model]) -> None:
+def test_equals_the_librarys_own_predict(
+    name: str, engine: str, make_model: Callable[[Contract, History], Model]
+) -> None:
     """The runtime's raw output is pytorch-forecasting's predict() on the same rows, full and short windows alike."""
     contract = CONTRACTS.get(name, Contract.load())
     batch = events(contract, servers=5, steps=SHIPPED_SHORT if name == "shipped" else 90)
@@ -51,7 +55,7 @@ def test_equals_the_librarys_own_predict(name: str, make_model: Callable[[Contra
     assert lengths.min() < contract.settings.encoder_steps == lengths.max(), "both full and short windows are compared"
 
     expected = predict(model, reference_frame(model, history, samples, observed_rows(contract, batch)))
-    got = model.runtime().raw(history.windows(samples)).numpy()
+    got = model.runtime(engine).raw(history.windows(samples)).transpose(0, 3, 1, 2)
 
     worst = np.abs(got - expected) / (1 + np.abs(expected))
     assert worst.max() <= 1e-4

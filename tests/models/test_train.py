@@ -9,8 +9,10 @@ import torch
 from models import artifact
 from models.artifact import Trained
 from models.calibration import calibrate
+from models.eager import Eager
 from models.layout import Layout
-from models.network import NetworkSize, build_network
+from models.network import build_network
+from models.network_size import NetworkSize
 from models.runtime import Runtime
 from models.samples import History
 from models.sampling import WindowStream, chunks
@@ -392,7 +394,8 @@ def test_offsets_make_quantiles_hold_their_level() -> None:
     offsets = calibration.offsets
     assert offsets.shape == (1, len(CONTRACT.settings.quantiles), CONTRACT.settings.horizon_steps)
 
-    quantiles = Runtime(layout, scaling, network, offsets).forecast(history.windows(samples)).values  # [B, 1, Q, H]
+    runtime = Runtime(layout.contract, Eager(layout, scaling, network), offsets)
+    quantiles = runtime.forecast(history.windows(samples)).values  # [B, 1, Q, H]
     truth = history.future(samples).transpose(0, 2, 1)[:, :, None]
     below = ((truth <= quantiles) & np.isfinite(truth)).sum((0, 1, 3)) / np.isfinite(truth).sum()
     np.testing.assert_allclose(below, CONTRACT.settings.quantiles, atol=0.01)

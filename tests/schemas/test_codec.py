@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.batch import EventBatch, Rejection
-from schemas.codec import EventCodec, RecordCodec, frame
+from schemas.codec import EventCodec, frame
 from schemas.contract import Contract
 from schemas.errors import UnreachableError
-from schemas.records import step_schema
 from tests import contracts
 from tests.contracts import enum, field
 
@@ -350,15 +349,3 @@ def test_times_beyond_a_datetime_are_read() -> None:
     batch, _, rejected = decode(RICH, RICH.schema, *(written(RICH.schema, {**WHOLE_RECORD, "at": t}) for t in times))
 
     assert (batch.time.tolist(), rejected) == (times, [])
-
-
-def test_records_are_framed_values() -> None:
-    """A step is its id's frame and what fastavro writes."""
-    schema = step_schema(RICH)
-    step = {
-        "server_id": "a", "step_start": 10, "step_seconds": 10, "count": 1, "held": False, "held_fields": ["load"],
-        "load": 1.0, "queue": None, "requests": 2.0, "state": "up", "zone": "z", "temperature": 3.0, "note": None,
-        "contract_fingerprint": "f",
-    }  # fmt: skip
-
-    assert RecordCodec(schema, 258).encode([step, step]) == [written(schema, step, 258)] * 2

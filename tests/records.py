@@ -1,8 +1,10 @@
-"""Closed steps and quantiles as the Avro records that go out."""
+"""What goes out as records, and their bytes as fastavro writes them: the reference for what is written as columns."""
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,11 +12,54 @@ from models.breach import breach_probability
 from models.partition import DueWindows
 from models.runtime import Quantiles
 from models.windows import ClosedSteps
+from schemas.batch import EventBatch
+from schemas.codec import frame
 from schemas.contract import Contract
 from schemas.fields import ContractField
 
 Record = dict[str, Any]
 Source = tuple[str, int, NDArray[np.int64]]
+
+
+class RecordCodec:
+    """Encodes whole records of one schema."""
+
+    def __init__(self, schema: dict[str, Any], schema_id: int) -> None:
+        self._parsed = fastavro.parse_schema(schema)
+        self._frame = frame(schema_id)
+
+    def encode(self, records: Iterable[Mapping[str, Any]]) -> list[bytes]:
+        """One framed message a record."""
+        messages = []
+        for record in records:
+            out = io.BytesIO()
+            out.write(self._frame)
+            fastavro.schemaless_writer(out, self._parsed, record)
+            messages.append(out.getvalue())
+        return messages
+
+
+def event_records(batch: EventBatch, contract: Contract) -> Iterable[dict[str, Any]]:
+    """The events as Avro records; NaN stands for null where the field is nullable."""
+    columns: dict[str, list[Any]] = {
+        contract.key.name: batch.keys.tolist(),
+        contract.time.name: (batch.time * contract.time_units_per_ms).tolist(),
+    }
+    for column, field in enumerate(contract.reals):
+        values = batch.reals[:, column]
+        if field.avro in ("int", "long"):
+            columns[field.name] = [None if np.isnan(v) else round(v) for v in values]
+        elif field.nullable:
+            columns[field.name] = np.where(np.isnan(values), np.array(None), values).tolist()
+        else:
+            columns[field.name] = values.tolist()
+    for column, field in enumerate(contract.enums):
+        symbols = (*field.symbols, None)  # -1 is null
+        columns[field.name] = [symbols[code] for code in batch.enums[:, column].tolist()]
+    for column, field in enumerate(contract.labels):
+        columns[field.name] = batch.labels[:, column].tolist()
+    names = tuple(columns)
+    return (dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
 def step_records(closed: ClosedSteps, keys: list[str], contract: Contract, fingerprint: str) -> Iterator[Record]:
