@@ -3,7 +3,7 @@
 What it publishes is a function of the log alone, so that whoever reads the log again publishes the same.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import structlog
 
 from consumer.dlq import dead_letter
 from consumer.encoding import ForecastEncoder, Source, StepEncoder
-from consumer.messages import Headers, Incoming, Outgoing
+from consumer.messages import Headers, Outgoing, Records
 from consumer.position import Mark
 from consumer.published import GROUP, SOURCE_OFFSET
 from models.artifact import Model
@@ -132,29 +132,28 @@ class Core:
             oldest_needed_step=state.oldest_needed_step() if begun else None,
         )
 
-    def process(self, partition: int, records: Sequence[Incoming]) -> Iterable[Outgoing]:
+    def process(self, partition: int, records: Records) -> Iterable[Outgoing]:
         """Feed consecutive records of a partition; yields what to publish, in order. Exhaust it.
 
         Raises:
             UnreachableError: a schema id is not cached and the registry does not answer; nothing was changed.
         """
         assigned = self._assigned[partition]
-        old = sum(record.offset < assigned.next_offset for record in records)
-        before = self._decode(records[:old])
-        decoded = self._decode(records[old:])
+        old = int((records.offset < assigned.next_offset).sum())
+        before, new = records.cut(0, old), records.cut(old)
+        decoded_before = Decoded(*self._codecs.events.decode(before.values))
+        decoded = Decoded(*self._codecs.events.decode(new.values))
         if old:
-            assigned.state.reopen(before.events, *_origin(records, before.kept), exact=assigned.exact)
+            assigned.state.reopen(
+                decoded_before.events, before.offset[decoded_before.kept], before.timestamp_ms[decoded_before.kept],
+                exact=assigned.exact,
+            )  # fmt: skip
         # The state is held here: it may be given away while its output waits for the broker.
-        return self._publish(partition, assigned.state, records[old:], decoded)
+        return self._publish(partition, assigned.state, new, decoded)
 
-    def _decode(self, records: Sequence[Incoming]) -> Decoded:
-        return Decoded(*self._codecs.events.decode([r.value for r in records]))
-
-    def _publish(
-        self, partition: int, state: Partition, records: Sequence[Incoming], decoded: Decoded
-    ) -> Iterable[Outgoing]:
+    def _publish(self, partition: int, state: Partition, records: Records, decoded: Decoded) -> Iterable[Outgoing]:
         kept = decoded.kept
-        offset, appended = _origin(records, kept)
+        offset, appended = records.offset[kept], records.timestamp_ms[kept]
         jumps = state.jumps
         closing, invalid = state.advance(decoded.events, offset, appended)
         if state.jumps > jumps:
@@ -168,13 +167,12 @@ class Core:
             for due in blocks:
                 yield from self._forecasts(partition, due, offset[due.steps.closer])
 
-    def _dead_letters(
-        self, partition: int, records: Sequence[Incoming], refused: list[Rejection]
-    ) -> Iterable[Outgoing]:
+    def _dead_letters(self, partition: int, records: Records, refused: list[Rejection]) -> Iterable[Outgoing]:
         for rejection in sorted(refused, key=lambda r: r.row):
             self.counts.refused[rejection.stage] = self.counts.refused.get(rejection.stage, 0) + 1
-            incoming = records[rejection.row]
-            yield dead_letter(incoming, rejection, self._topics.metrics, partition, self._topics.dlq)
+            yield dead_letter(
+                records.record(rejection.row), rejection, self._topics.metrics, partition, self._topics.dlq
+            )
 
     def _steps(self, partition: int, closed: ClosedSteps, keys: list[str], offsets: Ints) -> Iterable[Outgoing]:
         self.counts.steps += len(closed)
@@ -193,9 +191,3 @@ class Core:
         self.counts.withheld += len(due.keys) - len(values)
         for server, value in zip(servers, values, strict=True):
             yield Outgoing(self._topics.forecasts, server.encode(), value)
-
-
-def _origin(records: Sequence[Incoming], kept: list[int]) -> tuple[Ints, Ints]:
-    """[n] offsets and timestamps of the records that could be decoded."""
-    offset = np.array([records[i].offset for i in kept], np.int64)
-    return offset, np.array([records[i].timestamp_ms for i in kept], np.int64)

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from consumer.messages import Incoming
+from consumer.messages import Incoming, Records
 from consumer.quiet import Seldom
 from schemas.errors import FleetcastError, UnreachableError
 
@@ -24,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "queued.max.messages.kbytes": 65_536,
 }
 _ASK_SECONDS = 2.0
+_AT_ONCE = 500  # messages of one call: that many are quickest
 # No waiting mends these. A consumer's fatal error comes as _FATAL, once, and fatal() of it is False; after it there is
 # silence (confluent-kafka 2.16).
 _HOPELESS = (
@@ -130,24 +132,22 @@ class Inbox:
     def keep_alive(self) -> None:
         """Stay a member of the group while nothing can be processed: poll without reading."""
         self._fetch(set())
-        self._stash += [m for m in self._consume(1, 0) if self._is_event(m)]  # fetched before the pause
+        self._stash += self._events(self._consume(1, 0))  # fetched before the pause
 
-    def poll(self, limit: int, timeout_s: float) -> dict[int, list[Incoming]]:
-        """Up to ``limit`` records by partition.
+    def poll(self, limit: int, timeout_s: float) -> dict[int, Records]:
+        """Up to about ``limit`` records by partition.
 
         Raises:
             FleetcastError: the broker reports an error that does not heal by itself.
         """
         self._fetch(self._assigned - self._held - self._paused)
         messages, self._stash = self._stash, []
-        messages += [m for m in self._consume(limit, 0 if messages else timeout_s) if self._is_event(m)]
-        batches: dict[int, list[Incoming]] = {}
-        for message in messages:
-            partition = int(message.partition() or 0)
-            # One may have been given away, or taken on, by a callback inside consume().
-            if partition in self._assigned and partition not in self._held:
-                batches.setdefault(partition, []).append(incoming(message))
-        return batches
+        messages += self._events(self._consume(limit, 0 if messages else timeout_s))
+        batches: dict[int, list[Message]] = {}
+        for message, partition in zip(messages, [m.partition() for m in messages], strict=True):
+            batches.setdefault(int(partition or 0), []).append(message)
+        # One may have been given away, or taken on, by a callback inside consume().
+        return {p: _records(batch) for p, batch in batches.items() if p in self._assigned and p not in self._held}
 
     def rewind(self, partition: int, offset: int) -> None:
         """Read again from ``offset``."""
@@ -200,7 +200,12 @@ class Inbox:
             BaseException: what a callback raised.
         """
         first = self._consumer.poll(timeout_s)
-        found = [] if first is None else [first, *self._consumer.consume(limit, 0)]
+        found = [] if first is None else [first]
+        while found and len(found) < limit:
+            more = self._consumer.consume(min(_AT_ONCE, limit - len(found)), 0)
+            found += more
+            if len(more) < _AT_ONCE:
+                break
         if self._raised is not None:
             raised, self._raised = self._raised, None
             raise raised
@@ -215,6 +220,15 @@ class Inbox:
         if go := wanted - known:
             self._consumer.resume([TopicPartition(self._topic, p) for p in go])
         self._fetching, self._unknown = wanted, set()
+
+    def _events(self, messages: list[Message]) -> list[Message]:
+        """Those that are events; the others say something of their partition, or of the client."""
+        failed = [error is not None for error in [m.error() for m in messages]]
+        if not any(failed):
+            for partition in {m.partition() for m in messages}:
+                self._at_end.pop(int(partition or 0), None)
+            return messages
+        return [m for m in messages if self._is_event(m)]
 
     def _is_event(self, message: Message) -> bool:
         error, partition = message.error(), int(message.partition() or 0)
@@ -266,8 +280,19 @@ class Inbox:
         self._stash = [m for m in self._stash if m.partition() not in partitions]
 
 
-def incoming(message: Message) -> Incoming:
-    """A message that holds no error, narrowed once."""
+def _records(messages: list[Message]) -> Records:
+    """Messages of one partition that hold no error."""
+    return Records(
+        offset=np.array([m.offset() for m in messages], np.int64),
+        timestamp_ms=np.array([m.timestamp()[1] for m in messages], np.int64),
+        values=[_bytes(m.value()) for m in messages],
+        originals=messages,
+        whole=_incoming,
+    )
+
+
+def _incoming(message: Message) -> Incoming:
+    """A message that holds no error, whole."""
     key, value = message.key(), message.value()
     headers = [(header[0], _bytes(header[1])) for header in message.headers() or []]
     return Incoming(int(message.offset() or 0), message.timestamp()[1], _bytes(key), _bytes(value), headers)

@@ -6,13 +6,16 @@ from typing import Any
 
 import fastavro
 import numpy as np
-from numpy.typing import NDArray
 
 from models.windows import PublishedSteps
-from schemas.batch import Ints
+from schemas.batch import EventBatch, Ints
+from schemas.batch_decoding import BatchDecoder, Decoded
 from schemas.codec import DecodeError, WriterSchemas, plain_schema, read_value, split
+from schemas.columns import Columns, Flag
 from schemas.contract import Contract
+from schemas.fields import ContractField
 from schemas.records import step_schema
+from schemas.writer_plan import Plan, compile_plan
 
 GROUP, SOURCE_OFFSET = "fleetcast.group", "fleetcast.source.offset"  # headers of each step
 
@@ -31,14 +34,19 @@ class Read:
 
 
 class StepReader:
-    """Decodes MetricStep messages of one contract, whatever version of their schema wrote them."""
+    """Decodes MetricStep messages of one contract, whatever version of their schema wrote them.
+
+    By columns where that is plain, as events are; fastavro decides on the rest.
+    """
 
     def __init__(self, contract: Contract, fingerprint: str, writers: WriterSchemas) -> None:
         """``fingerprint``: steps of another model part are not of these windows, and are passed over."""
         self._contract, self._fingerprint, self._writers = contract, fingerprint, writers
         self._reader = fastavro.parse_schema(plain_schema(step_schema(contract)))
+        self._columns = _columns(contract, fingerprint)
         self._parsed: dict[int, Any] = {}
-        self._positions = {f.name: i for i, f in enumerate(contract.inputs)}
+        self._plans: dict[int, Plan | None] = {}
+        self._decoder = BatchDecoder(self._columns, self._plan, self._decode_each)
 
     def read(self, values: Sequence[bytes | None]) -> Read:
         """Decode a slice; what cannot be read is counted and passed over: it was not written by this service.
@@ -46,6 +54,44 @@ class StepReader:
         Raises:
             UnreachableError: a schema id is not cached and the registry does not answer.
         """
+        batch, positions, _ = self._decoder.decode(values)
+        kept = np.array(positions, np.int64)
+        enums = len(self._contract.enums)
+        ours = batch.enums[:, enums] == 1
+        if not ours.all():
+            batch, kept = batch.take(ours), kept[ours]
+        steps = PublishedSteps(
+            keys=batch.keys,
+            step=batch.time // self._contract.step_ms,
+            held=batch.enums[:, enums + 1] == 1,
+            held_inputs=batch.enums[:, enums + 2 :] == 1,
+            reals=batch.reals,
+            enums=batch.enums[:, :enums],
+            labels=batch.labels,
+        )
+        return Read(steps, kept, len(values) - len(kept))
+
+    def _plan(self, header: bytes) -> Plan | None:
+        """How values behind ``header`` are read by columns; None where they have to be read one by one."""
+        try:
+            schema_id, _ = split(header)
+            writer = self._writer(schema_id)
+        except DecodeError:
+            return None
+        if schema_id not in self._plans:
+            self._plans[schema_id] = compile_plan(writer, self._reader, self._columns)
+        return self._plans[schema_id]
+
+    def _writer(self, schema_id: int) -> Any:
+        if schema_id not in self._parsed:
+            schema = self._writers.writer_schema(schema_id)
+            if schema is None:
+                raise DecodeError(f"schema id {schema_id} is not registered")
+            self._parsed[schema_id] = fastavro.parse_schema(plain_schema(schema))
+        return self._parsed[schema_id]
+
+    def _decode_each(self, values: Sequence[bytes | None]) -> Decoded:
+        """With fastavro alone."""
         rows, kept = [], []
         for position, value in enumerate(values):
             try:
@@ -56,44 +102,43 @@ class StepReader:
             if row["contract_fingerprint"] == self._fingerprint:
                 rows.append(row)
                 kept.append(position)
-        return Read(self._columns(rows), np.array(kept, np.int64), len(values) - len(kept))
+        return self._batch(rows), kept, []
 
-    def _writer(self, schema_id: int) -> Any:
-        if schema_id not in self._parsed:
-            schema = self._writers.writer_schema(schema_id)
-            if schema is None:
-                raise DecodeError(f"schema id {schema_id} is not registered")
-            self._parsed[schema_id] = fastavro.parse_schema(plain_schema(schema))
-        return self._parsed[schema_id]
-
-    def _columns(self, rows: list[dict[str, Any]]) -> PublishedSteps:
-        contract, n = self._contract, len(rows)
-        reals = np.full((n, len(contract.reals)), np.nan)
-        enums = np.full((n, len(contract.enums)), -1, np.int16)
-        labels = np.full((n, len(contract.labels)), None, dtype=object)
+    def _batch(self, rows: list[dict[str, Any]]) -> EventBatch:
+        contract, batch = self._contract, self._columns.allocate(len(rows))
+        if not rows:
+            return batch
+        batch.keys[:] = [row["server_id"] for row in rows]
+        batch.time[:] = [row["step_start"] for row in rows]
         for column, field in enumerate(contract.reals):
-            reals[:, column] = [row[field.name] for row in rows]  # None becomes NaN
+            batch.reals[:, column] = [row[field.name] for row in rows]  # None becomes NaN
         for column, field in enumerate(contract.enums):
             code: dict[str | None, int] = {symbol: i for i, symbol in enumerate(field.symbols)}
             code[None] = -1
-            enums[:, column] = [code[row[field.name]] for row in rows]
+            batch.enums[:, column] = [code[row[field.name]] for row in rows]
         for column, field in enumerate(contract.labels):
-            labels[:, column] = [row[field.name] for row in rows]
-        keys = np.empty(n, object)
-        keys[:] = [row["server_id"] for row in rows]
-        return PublishedSteps(
-            keys=keys,
-            step=np.array([row["step_start"] for row in rows], np.int64) // contract.step_ms,
-            held=np.array([row["held"] for row in rows], bool),
-            held_inputs=self._held_inputs([row["held_fields"] for row in rows]),
-            reals=reals,
-            enums=enums,
-            labels=labels,
-        )
+            batch.labels[:, column] = [row[field.name] for row in rows]
+        position = {f.name: len(contract.enums) + 2 + i for i, f in enumerate(contract.inputs)}
+        batch.enums[:, len(contract.enums)] = 1
+        batch.enums[:, len(contract.enums) + 1] = [row["held"] for row in rows]
+        batch.enums[:, len(contract.enums) + 2 :] = 0
+        for at, row in enumerate(rows):
+            batch.enums[at, [position[name] for name in row["held_fields"]]] = 1
+        return batch
 
-    def _held_inputs(self, names: list[list[str]]) -> NDArray[np.bool_]:
-        held = np.zeros((len(names), len(self._positions)), bool)
-        for row, some in enumerate(names):
-            for name in some:
-                held[row, self._positions[name]] = True
-        return held
+
+def _columns(contract: Contract, fingerprint: str) -> Columns:
+    """Those of ``schemas.records.step_schema``: flags say whether a step is ours, whether it and which of it is held."""
+    return Columns(
+        key=ContractField(name="server_id", role="key", avro="string"),
+        time=ContractField(name="step_start", role="time", avro="long"),
+        reals=contract.reals,
+        enums=contract.enums,
+        labels=contract.labels,
+        flags=(
+            Flag("contract_fingerprint", same=fingerprint),
+            Flag("held"),
+            Flag("held_fields", names=tuple(f.name for f in contract.inputs)),
+        ),
+        ignored=("step_seconds", "count"),
+    )

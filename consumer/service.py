@@ -20,7 +20,7 @@ from consumer.core import Core
 from consumer.delivery import AbortedError, AtLeastOnce, BrokenError, Delivery, ExactlyOnce
 from consumer.inbox import Inbox
 from consumer.ledger import Ledger
-from consumer.messages import Incoming, Outgoing
+from consumer.messages import Outgoing, Records
 from consumer.outbox import GivenUpError
 from consumer.position import Mark, Position
 from consumer.published import StepReader
@@ -52,7 +52,7 @@ class ServiceOptions:
     group_id: str = "fleetcast"
     guarantee: str = EXACTLY_ONCE
     instance_id: str = "fleetcast"
-    poll_records: int = 2_000
+    poll_records: int = 20_000
     poll_seconds: float = 0.1
     commit_seconds: float = 0.2
     commit_bytes: int = 16 << 20
@@ -193,7 +193,7 @@ class Service:
             self._commit()
         self._report(now)
 
-    def _process(self, partition: int, records: list[Incoming]) -> None:
+    def _process(self, partition: int, records: Records) -> None:
         """A whole batch into the ledger, or nothing of it."""
         state = self.core.state(partition)
         try:
@@ -201,7 +201,7 @@ class Service:
         except UnreachableError as error:
             log.warning("a schema cannot be looked up; its partition waits", partition=partition, error=str(error))
             self._inbox.pause(partition)
-            self._inbox.rewind(partition, records[0].offset)
+            self._inbox.rewind(partition, int(records.offset[0]))
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return
         made: list[Outgoing] = []
@@ -211,7 +211,7 @@ class Service:
                 self._while_processing()
                 if self.core.state(partition) is not state:
                     return  # given away meanwhile: its next owner makes all of it
-        self._ledger.add(partition, made, self.core.mark(partition, records[-1].offset + 1))
+        self._ledger.add(partition, made, self.core.mark(partition, int(records.offset[-1]) + 1))
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from pytorch_forecasting import TemporalFusionTransformer
 
 from models.artifact import load
@@ -49,8 +51,11 @@ def graph(layout: Layout, scaling: Scaling, network: TemporalFusionTransformer, 
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own tracing
         folded = Folded(layout, scaling, network.eval(), full=full).eval()
-        # Traced: of a graph of ``torch.export`` OpenVINO 2026.4 unrolls the LSTM, 384 steps of 30 operators.
-        made: openvino.Model = openvino.convert_model(folded, example_input=arrays)
+        # Traced: of a graph of ``torch.export`` OpenVINO 2026.4 unrolls the LSTM, 384 steps of 30 operators. And not by
+        # ``openvino.convert_model``, which does the same and then tells Google Analytics.
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        traced = TorchScriptPythonDecoder(folded, example_input=arrays)  # must outlive the conversion
+        made: openvino.Model = frontend.convert(frontend.load(traced))
     made.reshape({port: list(array.shape) for port, array in zip(made.inputs, arrays, strict=True)})
     _whole_sequences(made)
     return made

@@ -178,7 +178,7 @@ def consume(
 
     stop, topics = stop_on_signal(), common.topics()
     contract = common.contract()
-    model = artifact.load(artifact.find(model_name), contract)
+    model = artifact.load(artifact.find(model_name), contract, network=False)
     for difference in other_differences(Contract(model.config.contract), contract):
         click.echo(f"note: accepted difference from the model's contract: {difference}", err=True)
     registry = Registry(common.registry_url)

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from consumer.core import Codecs, Core
 from consumer.encoding import ForecastEncoder, StepEncoder
-from consumer.messages import Incoming, Outgoing
+from consumer.messages import Incoming, Outgoing, Records
 from consumer.position import parse
 from consumer.published import SOURCE_OFFSET, StepReader
 from consumer.service import AT_LEAST_ONCE, EXACTLY_ONCE, Service, ServiceOptions
@@ -286,7 +286,7 @@ class Protocol(RuleBasedStateMachine):
         for partition, records in self.inputs.items():
             core = new_core(self.model, Schemas())
             core.add(partition)
-            expected += core.process(partition, records)
+            expected += core.process(partition, Records.of(records))
         found = [e.record for topic in OUT for p in PARTITIONS for e in self.broker.visible((topic, p))]
         same(self._counted(steps(found)), self._counted(steps(expected)))
         once = not self.wiped and self.guarantee == EXACTLY_ONCE
