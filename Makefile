@@ -9,7 +9,7 @@ MODEL := .model
 # e.g. TORCH_INDEX=<index of CPU wheels> to spare the CUDA libraries
 UV_FLAGS := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
 
-.PHONY: demo model test test-slow chaos lint format install jars compose-test clean
+.PHONY: demo model test test-slow chaos bench lint format install jars compose-test clean
 
 install: $(BIN)/.installed
 
@@ -49,6 +49,12 @@ test-slow: install
 # Members killed, stopped, coming and going; brokers and registries that die: compared with a run that nobody disturbed.
 chaos: install jars
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+# Every figure beside what one would pick instead, onto docs/benchmarks-latest.md and its plot. Where Quix Streams cannot
+# be installed its row is left out. BENCH=--quick shows that it works.
+bench: install jars
+	-$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --override bench/peers/overrides.txt quixstreams
+	$(BIN)/fleetcast bench all --output docs/benchmarks-latest.md $(BENCH)
 
 lint: install
 	$(BIN)/ruff check .

@@ -44,6 +44,7 @@ class StepReader:
         self._contract, self._fingerprint, self._writers = contract, fingerprint, writers
         self._reader = fastavro.parse_schema(plain_schema(step_schema(contract)))
         self._columns = _columns(contract, fingerprint)
+        self._inputs = {f.name for f in contract.inputs}
         self._parsed: dict[int, Any] = {}
         self._plans: dict[int, Plan | None] = {}
         self._decoder = BatchDecoder(self._columns, self._plan, self._decode_each)
@@ -99,7 +100,7 @@ class StepReader:
                 row = read_value(body, self._writer(schema_id), self._reader)
             except DecodeError:
                 continue
-            if row["contract_fingerprint"] == self._fingerprint:
+            if row["contract_fingerprint"] == self._fingerprint and self._inputs.issuperset(row["held_fields"]):
                 rows.append(row)
                 kept.append(position)
         return self._batch(rows), kept, []
@@ -123,12 +124,13 @@ class StepReader:
         batch.enums[:, len(contract.enums) + 1] = [row["held"] for row in rows]
         batch.enums[:, len(contract.enums) + 2 :] = 0
         for at, row in enumerate(rows):
-            batch.enums[at, [position[name] for name in row["held_fields"]]] = 1
+            for name in row["held_fields"]:
+                batch.enums[at, position[name]] = 1
         return batch
 
 
 def _columns(contract: Contract, fingerprint: str) -> Columns:
-    """Those of ``schemas.records.step_schema``: flags say whether a step is ours, whether it and which of it is held."""
+    """Those of ``step_schema``; flags say whether a step is ours, whether it is held, and which inputs are."""
     return Columns(
         key=ContractField(name="server_id", role="key", avro="string"),
         time=ContractField(name="step_start", role="time", avro="long"),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import structlog
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
@@ -204,10 +205,10 @@ class Restorer:
         self._core.restore(partition, found.steps)
         reading.read += len(found.kept)
         reading.skipped += found.skipped
-        for row, step in zip(found.kept.tolist(), found.steps.step.tolist(), strict=True):
-            if step > reading.newest_step:
-                reading.newest_step = step
-                reading.changelog.note(step + 1, int(messages[row].offset() or 0))
+        largest = np.maximum.accumulate(np.append(reading.newest_step, found.steps.step))
+        for at in np.flatnonzero(np.diff(largest)).tolist():  # the first of each step that is larger than all before
+            reading.newest_step = int(found.steps.step[at])
+            reading.changelog.note(reading.newest_step + 1, int(messages[found.kept[at]].offset() or 0))
         if reading.position is None and len(found.kept):
             sources = [_source(messages[row]) for row in found.kept.tolist()]
             reading.newest_source = max(reading.newest_source, *sources)

@@ -7,7 +7,7 @@ import sys
 import click
 
 from fleetcast import failures
-from fleetcast.commands import data, setup, stream, train, watch
+from fleetcast.commands import bench, data, setup, stream, train, watch
 from fleetcast.masking import mask
 
 # OpenMP's threads spin while they wait; on a busy machine that made training 15 times slower (docs/benchmarks.md).
@@ -24,6 +24,7 @@ def cli() -> None:
 for command in (
     data.generate, train.train, data.evaluate, data.forecast, data.model, setup.topics, setup.schemas,
     stream.simulate, stream.replay, stream.consume, watch.tail, watch.up,
+    bench.bench,
 ):  # fmt: skip
     cli.add_command(command)
 

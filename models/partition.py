@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +118,7 @@ class Partition:
 
         What a window holds already, or is older than that, is passed over: at least once publishes steps twice.
         """
-        slots = np.fromiter((self._slot(key) for key in steps.keys), np.int64, len(steps))
-        self._windows.grow(self._capacity())
-        self._open.grow(self._capacity())
-        self._windows.restore(slots, steps)
+        self._windows.restore(self._slots_of(steps), steps)
 
     def resume_at(self, watermark_ms: int) -> None:
         """Stand where the log was left, after ``restore``; windows that were given up by then go."""
@@ -168,10 +166,10 @@ class Partition:
         end = (time // self.contract.step_ms + 1) * self.contract.step_ms
         return Rejection(row, "late", f"{name}: {iso(time)} is late: its step ended at {iso(end)} and is closed")
 
-    def _slots_of(self, events: EventBatch) -> Ints:
-        slots = np.fromiter((self._slots.get(key, -1) for key in events.keys), np.int64, len(events))
+    def _slots_of(self, rows: EventBatch | PublishedSteps) -> Ints:
+        slots = np.fromiter(map(self._slots.get, rows.keys.tolist(), repeat(-1)), np.int64, len(rows))
         for row in np.flatnonzero(slots < 0):
-            slots[row] = self._slot(events.keys[row])
+            slots[row] = self._slot(rows.keys[row])
         self._open.grow(self._capacity())
         self._windows.grow(self._capacity())
         return slots

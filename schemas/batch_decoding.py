@@ -7,6 +7,7 @@ import numpy as np
 
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.columnar_reading import Buffer, ColumnarReader, Mask, Rows
+from schemas.columns import Columns
 from schemas.contract import Contract
 from schemas.writer_plan import Plan
 
@@ -22,19 +23,19 @@ class BatchDecoder:
 
     def __init__(
         self,
-        contract: Contract,
+        record: Contract | Columns,
         plan: Callable[[bytes], Plan | None],
         each: Callable[[Sequence[bytes | None]], Decoded],
     ) -> None:
-        """Prepare for one contract.
+        """Prepare for one kind of record.
 
         Args:
-            contract: of the events.
+            record: the contract of the events, or the columns of another record.
             plan: by a message's first five bytes, how its value is read; None where ``each`` has to.
-            each: decodes messages one by one.
+            each: decodes messages one by one; what is neither kept nor rejected is passed over.
         """
-        self._contract, self._plan, self._each = contract, plan, each
-        self._reader = ColumnarReader(contract)
+        self._columns, self._plan, self._each = Columns.of(record), plan, each
+        self._reader = ColumnarReader(record)
         self._padding = 0
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
@@ -50,12 +51,12 @@ class BatchDecoder:
         odd[rows[kept]] = False
         good = np.flatnonzero(~odd)
         refused = [Rejection(int(rows[r.row]), r.stage, r.reason) for r in rejected]
-        return (batch.take(good) if refused else batch), good.tolist(), refused
+        return (batch.take(good) if len(good) < len(messages) else batch), good.tolist(), refused
 
     def _read(self, messages: Sequence[bytes | None]) -> tuple[EventBatch, Mask]:
         """[n] events; [n] whether a row has to be read by itself, because its event means nothing."""
         buffer = self._buffer(messages)
-        batch, odd = EventBatch.empty(self._contract), np.ones(len(messages), bool)
+        batch, odd = self._columns.allocate(0), np.ones(len(messages), bool)
         for head, rows in _by_header(buffer):
             plan = self._plan(head)
             if plan is None:
@@ -67,9 +68,9 @@ class BatchDecoder:
             if isinstance(rows, slice):
                 return events, odd
             if not len(batch):
-                batch = EventBatch.allocate(self._contract, len(messages))
+                batch = self._columns.allocate(len(messages))
             _put(batch, rows, events)
-        return batch if len(batch) else EventBatch.allocate(self._contract, len(messages)), odd
+        return batch if len(batch) else self._columns.allocate(len(messages)), odd
 
     def _buffer(self, messages: Sequence[bytes | None]) -> Buffer:
         try:

@@ -6,13 +6,16 @@ nothing, and it is for the caller to read it again by itself. No byte takes a cu
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import EventBatch, Ints, Objects
+from schemas.columns import Columns
 from schemas.contract import Contract
+from schemas.name_arrays import NameArrays
 from schemas.text_cache import TextCache
 from schemas.writer_plan import UNKNOWN, Plan, Run, Step
 
@@ -20,7 +23,8 @@ Mask = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 Rows = Ints | slice
 _BOOLEANS = np.array([False, True], dtype=object)
-_NULLS: dict[str, Any] = {"real": np.nan, "enum": np.int16(-1), "label": None, "key": None, "time": 0}
+_NULLS: dict[str, Any] = {"real": np.nan, "enum": np.int16(-1), "label": None, "key": None}
+_NULLS |= dict.fromkeys(("time", "flag", "same"), 0)  # of rows that are odd then
 _LONGEST_LOAD = 128  # a cached text's words, or a varint's; a run is within the plan's reach
 _STOPS = np.uint64(0x8080808080808080)
 _SEVENS = np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -67,6 +71,14 @@ class Buffer:
         overlapping = np.ndarray((len(self.data) - width + 1,), f"V{width}", self.data, 0, (1,))
         return overlapping[at]
 
+    def same(self, at: Ints, raw: bytes) -> Mask:
+        """[n] whether ``raw`` stands at each position."""
+        if not raw:
+            return np.ones(len(at), bool)
+        # Bytes that numpy takes for text are compared at once; zeros at the end, which it cuts, it fills up again.
+        equal: Mask = self.block(at, len(raw)).view(f"S{len(raw)}") == np.bytes_(raw)
+        return equal
+
 
 def varints(buffer: Buffer, at: Ints) -> tuple[Ints, Ints, Mask]:
     """Zigzag varints of up to 8 bytes.
@@ -85,14 +97,19 @@ def varints(buffer: Buffer, at: Ints) -> tuple[Ints, Ints, Mask]:
 
 
 class ColumnarReader:
-    """Reads whole batches of one contract's events; keeps the texts it has seen."""
+    """Reads whole batches of one kind of record; keeps the texts it has seen."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._contract = contract
-        self._texts = {("key", 0): TextCache()}
-        for column, field in enumerate(contract.labels):
+    def __init__(self, record: Contract | Columns) -> None:
+        columns = Columns.of(record)
+        self._memory = _Memory(columns, {("key", 0): TextCache()}, {}, {})
+        for column, field in enumerate(columns.labels):
             if field.avro == "string":
-                self._texts["label", column] = TextCache()
+                self._memory.texts["label", column] = TextCache()
+        for flag, column in columns.placed():
+            if flag.same is not None:
+                self._memory.same[column] = flag.same.encode()
+            elif flag.names is not None:
+                self._memory.names[column] = NameArrays(flag.names)
 
     def read(self, buffer: Buffer, rows: Rows, skipped: int, plan: Plan) -> tuple[EventBatch, Mask]:
         """The messages ``rows`` of ``buffer``, which all follow ``plan``.
@@ -106,7 +123,7 @@ class ColumnarReader:
         Returns:
             [n] events; [n] whether the row is odd: its event means nothing.
         """
-        reading = _Reading(self._contract, self._texts, buffer, buffer.ends[rows])
+        reading = _Reading(self._memory, buffer, buffer.ends[rows])
         at = buffer.starts[rows] + skipped
         with np.errstate(invalid="ignore"):  # a float's signalling NaN, which becomes a quiet one
             for part in plan.parts:
@@ -117,23 +134,33 @@ class ColumnarReader:
         return reading.events(), reading.odd
 
 
+@dataclass(frozen=True)
+class _Memory:
+    """What outlives a batch, by column: texts that were seen, those to compare with, and arrays that were seen."""
+
+    columns: Columns
+    texts: dict[tuple[str, int], TextCache]
+    same: dict[int, bytes]
+    names: dict[int, NameArrays]
+
+
 class _Reading:
     """The columns of one batch while they are read; reals and enums lie by column, which is how they come."""
 
-    def __init__(self, contract: Contract, texts: dict[tuple[str, int], TextCache], buffer: Buffer, ends: Ints) -> None:
-        n = len(ends)
-        self._contract, self._texts, self._buffer = contract, texts, buffer
+    def __init__(self, memory: _Memory, buffer: Buffer, ends: Ints) -> None:
+        n, columns = len(ends), memory.columns
+        self._memory, self._buffer = memory, buffer
         self.ends = ends
         self.odd = np.zeros(n, bool)
         self._keys: Objects = np.empty(n, object)
         self._time = np.zeros(n, np.int64)
-        self._reals = np.empty((len(contract.reals), n))
-        self._enums = np.empty((len(contract.enums), n), np.int16)
-        self._labels = np.empty((len(contract.labels), n), object)
+        self._reals = np.empty((len(columns.reals), n))
+        self._enums = np.empty((columns.codes, n), np.int16)
+        self._labels = np.empty((len(columns.labels), n), object)
 
     def events(self) -> EventBatch:
         """[n] what was read."""
-        units = self._contract.time_units_per_ms
+        units = self._memory.columns.time_units
         return EventBatch(
             self._keys,
             self._time if units == 1 else self._time // units,
@@ -146,7 +173,7 @@ class _Reading:
         """Set a column at ``rows``."""
         if sink == "real":
             self._reals[column, rows] = values
-        elif sink == "enum":
+        elif sink in ("enum", "flag", "same"):
             self._enums[column, rows] = values
         elif sink == "label":
             self._labels[column, rows] = values
@@ -190,7 +217,9 @@ class _Reading:
             failed = codes == UNKNOWN
         elif step.kind == "boolean":
             octets = column("u1", offset)
-            if step.sink == "label":
+            if step.sink == "flag":
+                self._enums[step.column] = octets & 1
+            elif step.sink == "label":
                 self._labels[step.column] = _BOOLEANS.take(octets & 1)
             failed = octets > 1
         elif step.sink == "real":
@@ -213,7 +242,7 @@ class _Reading:
             tag = self._buffer.octets(at)
             null = tag == step.null_tag
             strange = tag != step.value_tag
-            if step.nullable or step.sink == "skip":
+            if step.nullable:
                 strange &= ~null
             self.odd[rows] |= strange
             at = at + 1
@@ -224,9 +253,12 @@ class _Reading:
         """Read the values at ``at`` (whatever lies there where ``null``). [n] or one number, their widths in bytes."""
         if step.kind in ("string", "bytes"):
             return self._text(step, rows, at, null)
+        if step.kind == "array":
+            return self._names(step, rows, at)
         if step.kind == "boolean":
             octets = self._buffer.octets(at)
-            self._keep(step, rows, _BOOLEANS.take(octets & 1), octets > 1, null)
+            values = octets & 1
+            self._keep(step, rows, values if step.sink == "flag" else _BOOLEANS.take(values), octets > 1, null)
             return 1
         if step.kind in ("double", "float"):
             values = self._buffer.load(at, "<f8" if step.kind == "double" else "<f4").astype(np.float64)
@@ -260,12 +292,36 @@ class _Reading:
         nothing = strange if null is None else strange | null
         if nothing.any():
             length = np.where(nothing, 0, length)
-        texts: Any = None
-        if step.sink != "skip":
-            texts, bad = self._texts[step.sink, step.column].texts(self._buffer, start, length)
+        values: Any = None
+        if step.sink == "same":
+            values = self._same(self._memory.same[step.column], start, length)
+        elif step.sink != "skip":
+            values, bad = self._memory.texts[step.sink, step.column].texts(self._buffer, start, length)
             strange[bad] = True
-        self._keep(step, rows, texts, strange, null)
+        self._keep(step, rows, values, strange, null)
         return width + length
+
+    def _same(self, wanted: bytes, start: Ints, length: Ints) -> Mask:
+        """[n] whether the texts are the one that is wanted."""
+        same: Mask = length == len(wanted)
+        if same.all():
+            return self._buffer.same(start, wanted)
+        same[same] = self._buffer.same(start[same], wanted)
+        return same
+
+    def _names(self, step: Step, rows: Rows, at: Ints) -> Ints:
+        """Read arrays of names. [n] their widths in bytes."""
+        names = self._memory.names[step.column]
+        flags = self._enums[step.column : step.column + names.columns]
+        flags[:, rows] = 0
+        width = np.ones(len(at), np.int64)
+        some = self._buffer.octets(at).nonzero()[0]  # a zero byte: there are none
+        if len(some):
+            these = np.arange(len(self.ends))[rows][some]
+            masks, width[some], bad = names.masks(self._buffer, at[some], self.ends[these])
+            flags[:, these] = masks.T
+            self.odd[these] |= bad
+        return width
 
 
 def _lengths(buffer: Buffer, at: Ints) -> tuple[Ints, Ints, Mask]:

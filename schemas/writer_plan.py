@@ -12,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.columns import Columns, Flag
 from schemas.contract import Contract
 from schemas.fields import ContractField
 
-Sink = Literal["key", "time", "real", "enum", "label", "skip"]
+Sink = Literal["key", "time", "real", "enum", "label", "flag", "same", "names", "skip"]
+Sinks = dict[str, tuple[Sink, int, ContractField | None]]
 UNKNOWN = -2  # a code that no contract has; -1 is null
 NO_TAG = -1
 _ANY = np.where((np.arange(256) % 2 == 0) & (np.arange(256) < 128), 0, UNKNOWN).astype(np.int16)
@@ -28,6 +30,7 @@ _FROM = {
     "string": ("string", "bytes"),
     "boolean": ("boolean",),
     "enum": ("enum",),
+    "array": ("array",),
 }
 _SKIPPABLE = {"null", "boolean", "int", "long", "float", "double", "string", "bytes", "enum", "fixed"}
 _MOST_REACH = 1 << 16  # bytes: padding behind the messages is as long
@@ -42,7 +45,7 @@ class Step:
         sink: where it goes; ``column`` is the position there.
         null_tag: the byte that says null before the value; ``NO_TAG`` where the writer's field is not nullable.
         value_tag: the byte that says there is a value.
-        nullable: whether the contract takes null.
+        nullable: whether the reader takes null.
         codes: [256] int16 by the byte of an enum's index, ``UNKNOWN`` where the row needs a closer look.
         codes_by_index: [symbols] int16, the same by index.
         size: bytes of a fixed.
@@ -102,15 +105,17 @@ class _NoPlanError(Exception):
     """The schema has something that only fastavro reads."""
 
 
-def compile_plan(writer: Any, reader: Any, contract: Contract) -> Plan | None:
+def compile_plan(writer: Any, reader: Any, record: Contract | Columns) -> Plan | None:
     """The plan for records of ``writer``, or None where there is none.
 
     Args:
         writer: the writer's schema, parsed by fastavro, without logical types.
-        reader: the contract's, likewise.
-        contract: whose columns are filled.
+        reader: the record's, likewise.
+        record: whose columns are filled.
     """
-    sinks = _sinks(contract)
+    if not isinstance(writer, dict) or writer["type"] != "record" or _short(writer) != _short(reader):
+        return None
+    sinks = _sinks(Columns.of(record))
     reads = {field["name"]: field for field in reader["fields"]}
     written = [field["name"] for field in writer["fields"]]
     if len(set(written)) < len(written) or any("aliases" in field for field in reader["fields"]):
@@ -127,19 +132,26 @@ def compile_plan(writer: Any, reader: Any, contract: Contract) -> Plan | None:
     return Plan(_runs(steps), constants, reach) if reach <= _MOST_REACH else None
 
 
-def _sinks(contract: Contract) -> dict[str, tuple[Sink, int, ContractField]]:
-    sinks: dict[str, tuple[Sink, int, ContractField]] = {
-        contract.key.name: ("key", 0, contract.key),
-        contract.time.name: ("time", 0, contract.time),
-    }
-    columns: tuple[tuple[Sink, tuple[ContractField, ...]], ...] = (
-        ("real", contract.reals),
-        ("enum", contract.enums),
-        ("label", contract.labels),
+def _sinks(columns: Columns) -> Sinks:
+    sinks: Sinks = {columns.key.name: ("key", 0, columns.key), columns.time.name: ("time", 0, columns.time)}
+    fields: tuple[tuple[Sink, tuple[ContractField, ...]], ...] = (
+        ("real", columns.reals),
+        ("enum", columns.enums),
+        ("label", columns.labels),
     )
-    for sink, fields in columns:
-        sinks |= {field.name: (sink, column, field) for column, field in enumerate(fields)}
-    return sinks
+    for sink, those in fields:
+        sinks |= {field.name: (sink, column, field) for column, field in enumerate(those)}
+    sinks |= {flag.name: (_flag_sink(flag), column, None) for flag, column in columns.placed()}
+    return sinks | dict.fromkeys(columns.ignored, ("skip", 0, None))
+
+
+def _flag_sink(flag: Flag) -> Sink:
+    return "same" if flag.same is not None else "flag" if flag.names is None else "names"
+
+
+def _short(schema: Any) -> str:
+    """The name without its namespace."""
+    return str(schema["name"]).rpartition(".")[2]
 
 
 def _named(schema: Any) -> dict[str, Any]:
@@ -155,7 +167,7 @@ def _branches(avro: Any) -> list[Any]:
 def _step(
     written: Any,
     read: dict[str, Any] | None,
-    sinks: dict[str, tuple[Sink, int, ContractField]],
+    sinks: Sinks,
     named: tuple[dict[str, Any], dict[str, Any]],
 ) -> Step:
     avro, null_at = _unwrap(written)
@@ -167,18 +179,19 @@ def _step(
     if read is None:
         if kind not in _SKIPPABLE:
             raise _NoPlanError
-        return Step(kind, "skip", 0, null_tag, value_tag, size=_fixed_size(avro) if kind == "fixed" else 0)
+        size = _fixed_size(avro) if kind == "fixed" else 0
+        return Step(kind, "skip", 0, null_tag, value_tag, nullable=True, size=size)
     sink, column, field = sinks[read["name"]]
-    if kind not in _FROM[_kind(wanted)]:
+    if kind not in _FROM[_kind(wanted)] or (kind == "array" and null_at is not None):
         raise _NoPlanError
-    codes = _codes_by_index(avro, wanted, field) if kind == "enum" else None
+    codes = _codes_by_index(avro, wanted, field) if kind == "enum" and field is not None else None
     return Step(
         kind,
         sink,
         column,
         null_tag,
         value_tag,
-        nullable=field.nullable,
+        nullable=field is not None and field.nullable,
         codes=_ANY if codes is None else _codes_by_byte(codes),
         codes_by_index=codes,
     )
@@ -196,8 +209,10 @@ def _unwrap(avro: Any) -> tuple[Any, int | None]:
 
 def _kind(avro: Any) -> str:
     kind = avro["type"] if isinstance(avro, dict) else avro
+    if kind == "array" and isinstance(avro, dict) and avro["items"] == "string":
+        return "array"
     if kind not in _SKIPPABLE or (kind in ("enum", "fixed") and not isinstance(avro, dict)):
-        raise _NoPlanError  # an array, map, record or union, or the name of a type that stands elsewhere
+        raise _NoPlanError  # another array, a map, record or union, or the name of a type that stands elsewhere
     return str(kind)
 
 
@@ -223,9 +238,11 @@ def _codes_by_byte(codes: NDArray[np.int16]) -> NDArray[np.int16]:
     return by_byte
 
 
-def _default(read: dict[str, Any], field: ContractField) -> Any:
+def _default(read: dict[str, Any], field: ContractField | None) -> Any:
     """The default as the field's column has it."""
     value = read.get("default", ...)
+    if field is None:
+        raise _NoPlanError
     if value is None and field.nullable:
         return np.nan if field.is_real else -1 if field.is_enum else None
     if field.is_enum and isinstance(value, str) and value in field.symbols:
