@@ -1,10 +1,12 @@
 """Which engine runs the network: OpenVINO on graphs made once per artifact, or eager PyTorch, the reference."""
 
+import atexit
 import contextlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +54,9 @@ def _graphs(model: "Model") -> Path:
     """The folder of the model's graphs; they are made where they are not there yet, which checks the weights first."""
     origin = [model.config.weights_sha256, *model.config.origin().values()]
     code = [str(_GRAPH_FORMAT), str(BLOCK_ROWS), *(version(name) for name in ("openvino", "torch"))]
-    folder = engines_folder() / f"{model.version}-{sha256(' '.join([*origin, *code]).encode())[:16]}"
+    name = f"{model.version}-{sha256(' '.join([*origin, *code]).encode())[:16]}"
+    root = _writable(engines_folder(), name)
+    folder = root / name
     if folder.is_dir():
         with contextlib.suppress(OSError):  # a cache that is not ours to write: then nobody prunes it either
             os.utime(folder)
@@ -61,8 +65,28 @@ def _graphs(model: "Model") -> Path:
         from models.export import export  # noqa: PLC0415  PyTorch
 
         export(model.layout, model.scaling, model.network, folder)
-        _prune(folder.parent)
-        return folder
+    else:
+        _export(model, folder)
+    _prune(root)
+    return folder
+
+
+def _writable(root: Path, name: str) -> Path:
+    """The cache; where it can be neither read from nor written to, a folder that goes with this process."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if (root / name).is_dir() or os.access(root, os.W_OK | os.X_OK):
+            return root
+        reason = "it is not writable"
+    except OSError as error:
+        reason = str(error)
+    log.warning("the engine's graphs are made at each start: no cache folder", folder=str(root), reason=reason)
+    temporary = Path(tempfile.mkdtemp(prefix="fleetcast-engines-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
+
+
+def _export(model: "Model", folder: Path) -> None:
     log.info("making the engine's graphs, once for this model", model=model.version, folder=str(folder))
     command = [sys.executable, "-P", "-m", "models.export", str(model.folder), str(folder)]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False, text=True)
@@ -70,8 +94,6 @@ def _graphs(model: "Model") -> Path:
         raise ArtifactError(done.stderr.strip())
     if done.returncode:
         raise FleetcastError(f"the graphs of {model.version} were not made: {done.stderr.strip()[-2000:]}")
-    _prune(folder.parent)
-    return folder
 
 
 def _prune(root: Path) -> None:

@@ -75,6 +75,16 @@ def test_serving_needs_no_pytorch(model: Model, tmp_path: Path) -> None:
     assert "making the engine's graphs" not in done.stdout, "the second process found them"
 
 
+def test_without_a_cache_folder_it_serves_all_the_same(
+    model: Model, history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache cannot be written, as in a container with a read-only file system, graphs go with the process."""
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(engine, "engines_folder", lambda: tmp_path / "file" / "engines")
+
+    assert model.runtime("openvino").forecast(history.windows(history.samples)).finite.all()
+
+
 def test_weights_that_were_changed_are_refused(model: Model) -> None:
     """Also where the graphs are in the cache, and the network is never built."""
     model.runtime("openvino")
