@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from models.windows import WindowBatch
 from schemas.contract import Contract
 
-BLOCK_ROWS = 16  # activations of 16 windows stay in cache: twice as fast as one big batch (docs/benchmarks.md)
+BLOCK_ROWS = 8  # activations stay in cache; 8 to 32 are equally fast (docs/performance.md), and 8 pad the least
 
 
 def blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:

@@ -116,10 +116,16 @@ class Publisher:
         """
         # One at a time: produce_batch is no faster (measured), and where the queue fills up in the middle of a batch it
         # may take later messages of a server before earlier ones.
-        queued = 0
-        for key, value in zip(batch.keys.tolist(), self._codec.encode(batch, self._schema_id), strict=True):
-            if not self._queue(key.encode(), value):
-                break
+        queued, produce, topic, told = 0, self._producer.produce, self._topic, self._on_delivery
+        keys = [key.encode() for key in batch.keys.tolist()]
+        for key, value in zip(keys, self._codec.encode(batch, self._schema_id), strict=True):
+            try:
+                produce(topic, value, key, on_delivery=told)
+            except BufferError:
+                if not self._wait_for_room(key, value):
+                    break
+            except KafkaException as error:
+                raise self._error(error.args[0], 1) from None
             queued += 1
         self.published += queued
         self._producer.poll(0)
@@ -138,14 +144,14 @@ class Publisher:
         if left:
             raise UnreachableError(f"{left} events were not acknowledged by {self._servers} within {timeout_s:g} s")
 
-    def _queue(self, key: bytes, value: bytes) -> bool:
-        """Hand one message over; False where there is no room and ``stop`` is set."""
+    def _wait_for_room(self, key: bytes, value: bytes) -> bool:
+        """Hand one message over when there is room; False where there is none and ``stop`` is set."""
         while True:
+            self._producer.poll(_RETRY_S)
+            self._raise_failures()
             try:
                 self._producer.produce(self._topic, value, key, on_delivery=self._on_delivery)
             except BufferError:
-                self._producer.poll(_RETRY_S)
-                self._raise_failures()
                 if self._stop.is_set():
                     return False
             except KafkaException as error:
