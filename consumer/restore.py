@@ -197,10 +197,12 @@ class Restorer:
 
     def _apply(self, partition: int, reading: _Reading) -> None:
         messages, end = reading.pending, reading.end
-        if end is not None:  # what lies behind is of a transaction that our position does not know of
+        last = int(messages[-1].offset() or 0)
+        if end is not None and last >= end:  # what lies behind is of a transaction that our position does not know of
             messages = [m for m in messages if int(m.offset() or 0) < end]
-        found = self._reader.read([_bytes(m.value()) for m in messages])
-        reading.reached = max(reading.reached, int(reading.pending[-1].offset() or 0) + 1)
+        values: list[Any] = [m.value() for m in messages]  # bytes or None: this consumer makes no text of them
+        found = self._reader.read(values)
+        reading.reached = max(reading.reached, last + 1)
         reading.pending = []
         self._core.restore(partition, found.steps)
         reading.read += len(found.kept)
@@ -241,7 +243,3 @@ def _source(message: Message) -> int:
         if header[0] == SOURCE_OFFSET and header[1] is not None:
             return int(header[1])
     return -1
-
-
-def _bytes(value: str | bytes | None) -> bytes | None:
-    return value.encode() if isinstance(value, str) else value

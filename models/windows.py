@@ -209,7 +209,7 @@ class Windows:
         if not len(rows.step):
             return
         before = np.where(leads, self._last_step[rows.slot], np.roll(rows.step, 1))
-        rows.fresh = (rows.step - before != 1) | (leads & (before == _NONE))
+        rows.fresh = rows.step - before != 1
         self._write(rows)
         self._first_steps(rows, leads & ~rows.fresh)
 

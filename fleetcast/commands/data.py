@@ -125,19 +125,19 @@ def check_model(common: Common, model_name: str, as_json: bool) -> None:
     from models.check import describe
     from models.check import render as text
 
-    loaded = load_model(model_name, common)
+    loaded = load_model(model_name, common, network=True)  # which checks every tensor
     described = describe(loaded)
     click.echo(json.dumps(described, indent=2) if as_json else text(described))
 
 
-def load_model(name: str, common: Common):  # type: ignore[no-untyped-def]
+def load_model(name: str, common: Common, *, network: bool = False):  # type: ignore[no-untyped-def]
     """The model; what differs from the contract without mattering to it is told on stderr."""
     from models import artifact
     from schemas.contract import Contract
     from schemas.fingerprint import differences, other_differences
 
     given = common.given_contract()
-    loaded = artifact.load(artifact.find(name), given)
+    loaded = artifact.load(artifact.find(name), given, network=network)
     trained = Contract(loaded.config.contract)
     other = given or Contract.load()
     which = "the contract given" if given else "the shipped contract"
