@@ -5,6 +5,7 @@ cache folder: who serves needs no PyTorch. Blocks have one fixed shape.
 """
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from models.block import BLOCK_ROWS, blank_windows
 from models.cores import cores
 from models.graph_inputs import graph_arrays
 from models.layout import Layout
@@ -37,6 +39,20 @@ class Compiled:
             full: core.compile_model(core.read_model(folder / name), "CPU", settings) for full, name in GRAPHS.items()
         }
         self._local = threading.local()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run both graphs once in this thread.
+
+        OpenVINO's bindings fill a table of types at the first request, under a lock of C++ and not under the GIL: where
+        the first two requests come at once, each thread may hold what the other waits for, for ever (2026.4; seen).
+        """
+        settings = self._layout.contract.settings
+        offsets = np.zeros((len(self._layout.targets), len(settings.quantiles), settings.horizon_steps), np.float32)
+        windows = blank_windows(self._layout.contract, BLOCK_ROWS)
+        for lengths in (windows.lengths, windows.lengths - 1):
+            if lengths.min() > 0:
+                self.run(replace(windows, lengths=lengths), offsets)
 
     def prepare_thread(self) -> None:
         """Requests are made per thread when first needed."""
