@@ -16,6 +16,7 @@ from consumer.position import Mark
 from consumer.published import GROUP, SOURCE_OFFSET
 from models.artifact import Model
 from models.partition import DueWindows, Partition
+from models.runtime import Quantiles, Started
 from models.windows import ClosedSteps, PublishedSteps
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.codec import EventCodec
@@ -164,8 +165,8 @@ class Core:
         yield from self._dead_letters(partition, records, refused)
         for closed, blocks in closing:
             yield from self._steps(partition, closed, state.keys, offset[closed.closer])
-            for due in blocks:
-                yield from self._forecasts(partition, due, offset[due.steps.closer])
+            for due, started in self._ahead(blocks):
+                yield from self._forecasts(partition, due, started.result(), offset[due.steps.closer])
 
     def _dead_letters(self, partition: int, records: Records, refused: list[Rejection]) -> Iterable[Outgoing]:
         for rejection in sorted(refused, key=lambda r: r.row):
@@ -183,8 +184,18 @@ class Core:
             headers: Headers = [(GROUP, self._group), (SOURCE_OFFSET, str(offset).encode())]
             yield Outgoing(self._topics.steps, server.encode(), value, headers, partition=partition)
 
-    def _forecasts(self, partition: int, due: DueWindows, offsets: Ints) -> Iterable[Outgoing]:
-        quantiles = self._runtime.forecast(due.windows)
+    def _ahead(self, blocks: Iterable[DueWindows]) -> Iterable[tuple[DueWindows, Started]]:
+        """Each block with its forecasts on their way; the next one is begun before it is handed out."""
+        before: tuple[DueWindows, Started] | None = None
+        for due in blocks:
+            started = due, self._runtime.start(due.windows)
+            if before is not None:
+                yield before
+            before = started
+        if before is not None:
+            yield before
+
+    def _forecasts(self, partition: int, due: DueWindows, quantiles: Quantiles, offsets: Ints) -> Iterable[Outgoing]:
         values = self._codecs.forecasts.encode(due, quantiles, Source(self._topics.metrics, partition, offsets))
         servers = [due.keys[row] for row in np.flatnonzero(quantiles.finite).tolist()]
         self.counts.forecasts += len(values)

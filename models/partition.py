@@ -13,7 +13,7 @@ from schemas.batch import EventBatch, Ints, Rejection
 from schemas.contract import Contract
 from schemas.validation import ahead, iso, rows_without, validate
 
-_GATHER_ROWS = 256  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
+_GATHER_ROWS = 128  # windows copied out at once; bounds memory where one event closes a step of the whole fleet
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ shape (``models.block``), so that what else happens to be due does not show in a
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,32 +69,56 @@ class Runtime:
 
     def forecast(self, windows: WindowBatch) -> Quantiles:
         """Quantiles of every window, after all stages."""
-        values, finite = self._run(windows, self._offsets, self._last_stages)
-        return Quantiles(values, finite)
+        return self.start(windows).result()
+
+    def start(self, windows: WindowBatch) -> "Started":
+        """Begin to forecast, in the runtime's threads; the caller may do other work meanwhile."""
+        return self._run(windows, self._offsets, self._last_stages)
 
     def raw(self, windows: WindowBatch) -> Values:
         """[B, targets, quantiles, horizon] denormalised network output, equal to the library's own ``predict()``."""
-        return self._run(windows, self._none, lambda values: values)[0]
+        return self._run(windows, self._none, lambda values: values).result().values
 
-    def _run(
-        self, windows: WindowBatch, offsets: Values, stages: Callable[[Values], Values]
-    ) -> tuple[Values, NDArray[np.bool_]]:
-        out, finite = np.empty((len(windows), *self._shape), np.float32), np.empty(len(windows), bool)
+    def _run(self, windows: WindowBatch, offsets: Values, stages: Callable[[Values], Values]) -> "Started":
+        values, finite = np.empty((len(windows), *self._shape), np.float32), np.empty(len(windows), bool)
 
-        def work(block: tuple[NDArray[np.intp], WindowBatch]) -> None:
-            rows, padded = block
-            values = self._engine.run(padded, offsets)[: len(rows)]
-            finite[rows] = np.isfinite(values).all(axis=(1, 2, 3))
-            out[rows] = stages(values)
+        def work(rows: NDArray[np.intp], padded: WindowBatch) -> None:
+            found = self._engine.run(padded, offsets)[: len(rows)]
+            finite[rows] = np.isfinite(found).all(axis=(1, 2, 3))
+            values[rows] = stages(found)
 
-        for _ in self._workers.map(work, blocks(windows, self._encoder_steps)):
-            pass
-        return out, finite
+        parts = [self._workers.submit(work, *block) for block in blocks(windows, self._encoder_steps)]
+        return Started(Quantiles(values, finite), parts)
 
     def _last_stages(self, values: Values) -> Values:
         """Bounds, then ascending order of the quantiles where they cross."""
         np.clip(values, self._low, self._high, out=values)
         crossing = (values[:, :, 1:] < values[:, :, :-1]).any(axis=(1, 2, 3))
         if crossing.any():
-            values[crossing] = np.sort(values[crossing], axis=2)
+            values[crossing] = _ascending(values[crossing])
         return values
+
+
+class Started:
+    """Forecasts on their way."""
+
+    def __init__(self, quantiles: Quantiles, parts: "list[Future[None]]") -> None:
+        """``quantiles`` are whole when all ``parts`` are done."""
+        self._quantiles, self._parts = quantiles, parts
+
+    def result(self) -> Quantiles:
+        """Wait for all of them."""
+        for part in self._parts:
+            part.result()
+        return self._quantiles
+
+
+def _ascending(values: Values) -> Values:
+    """Sort over the quantiles by exchanging neighbours: few, and along the fast axis, where ``np.sort`` copies."""
+    levels = values.shape[2]
+    for turn in range(levels):
+        low, high = values[:, :, turn % 2 : levels - 1 : 2], values[:, :, turn % 2 + 1 :: 2]
+        smaller = np.minimum(low, high)
+        np.maximum(low, high, out=high)
+        low[...] = smaller
+    return values

@@ -142,7 +142,7 @@ def test_row_groups_are_bounded(make_model: MakeModel, tmp_path: Path) -> None:
     metadata = pq.read_metadata(tmp_path / "forecasts.parquet")
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     assert len(sizes) > 5
-    assert set(sizes[:-1]) == {2 * 5 * 32}, "targets x horizon x two blocks of 16 windows"
+    assert set(sizes[:-1]) == {2 * 5 * 40}, "targets x horizon x five blocks of 8 windows"
     pd.testing.assert_frame_equal(parts, whole, **EQUAL)
 
 
