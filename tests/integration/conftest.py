@@ -105,7 +105,9 @@ class Stream:
 
     def iterate(self, topic: str, *, decode: bool = True) -> Iterator[Subscribed]:
         """All records of a topic one by one, through Confluent's own deserialiser."""
-        deserialise = AvroDeserializer(SchemaRegistryClient({"url": self.stack.registry_url}))
+        # With a limit: a registry that was just started may leave a request without an answer (seen once, for ever).
+        patience = {"timeout": 5, "max.retries": 3, "retries.wait.ms": 100}
+        deserialise = AvroDeserializer(SchemaRegistryClient({"url": self.stack.registry_url, **patience}))
         for message in self._messages(topic):
             value = message.value()
             if decode:
