@@ -81,7 +81,7 @@ def test_a_killed_broker_comes_back_with_its_records(stack: Stack, topic: str) -
 
 def test_the_registry_comes_back_with_its_schemas(stack: Stack) -> None:
     """A stopped registry answers nobody; started again it has the same address, ids and levels."""
-    with SchemaRegistryClient({"url": stack.registry_url}) as client:
+    with SchemaRegistryClient({"url": stack.registry_url, "timeout": 10}) as client:
         client.set_compatibility("restart-value", level="FULL")
         schema_id = client.register_schema("restart-value", Schema('"string"', "AVRO"))
 

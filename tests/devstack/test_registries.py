@@ -17,7 +17,7 @@ from devstack import Stack
 def client(request: pytest.FixtureRequest) -> Iterator[SchemaRegistryClient]:
     name = "stack" if request.param == "apicurio" else "embedded_stack"
     stack: Stack = request.getfixturevalue(name)
-    with SchemaRegistryClient({"url": stack.registry_url}) as client:
+    with SchemaRegistryClient({"url": stack.registry_url, "timeout": 10}) as client:
         yield client
 
 
