@@ -33,6 +33,7 @@ class Kafka:
         """
         self._scratch, self._log = scratch, log
         self._roles = (CONTROLLER, BROKER) if may_be_killed else (BOTH,)
+        self._broker = self._roles[-1]
         self._java = str(find_java(JAVA_AT_LEAST).executable)
         self._classpath = f"{package_folder(KAFKA)}/*"
         self._cluster_id = _cluster_id()
@@ -49,7 +50,7 @@ class Kafka:
             try:
                 if self._roles != (BOTH,):  # without it the broker would wait, and not say for whom
                     self._servers[CONTROLLER].wait_ready(lambda: listens(self._ports[1]))
-                self._servers[self._roles[-1]].wait_ready(self._answers)
+                self._servers[self._broker].wait_ready(self._answers)
             except PortTakenError:
                 self.stop()
                 if attempt == _ATTEMPTS - 1:
@@ -60,18 +61,17 @@ class Kafka:
 
     def kill(self) -> None:
         """SIGKILL to the broker."""
-        self._servers[self._roles[-1]].kill()
+        self._servers[self._broker].kill()
 
     def restart(self) -> None:
         """Start the broker again on the same data and port, after a kill or a stop; returns when it answers."""
-        role = self._roles[-1]
-        self._servers[role].stop()
-        self._servers[role] = self._start(role)
-        self._servers[role].wait_ready(self._answers)
+        self._servers[self._broker].stop()
+        self._servers[self._broker] = self._start(self._broker)
+        self._servers[self._broker].wait_ready(self._answers)
 
     def ask_to_end(self) -> None:
         """Begin the stop. A broker takes leave of its controller, which is asked when the broker has ended."""
-        self._servers[self._roles[-1]].ask_to_end()
+        self._servers[self._broker].ask_to_end()
 
     def stop(self) -> None:
         """End in order."""

@@ -1,8 +1,7 @@
 """One bounded window per server, as rings over the fleet: gaps, held values, restarts, and tensors straight out of it.
 
-Gaps depend on the server alone (design, "Event time, and exactly once"): when its next observed step closes, a gap of
-at most ``max_gap_steps`` is filled with held steps first (count 0, last values); they count towards the window and are
-never due. A longer gap drops the window. The same code makes the windows of training and of serving.
+Gaps are filled before steps are appended (``models.gaps``); held steps count towards the window and are never due. The
+same code makes the windows of training and of serving.
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.gaps import NONE, Rows, fill
 from models.steps import Cells
 from schemas.batch import Codes, Floats, Ints, Objects
 from schemas.contract import Contract
 
 _SLACK_STEPS = 32  # steps that one chunk may append before its oldest due window must have been gathered
-_NONE = -1
 _UNSET = np.iinfo(np.int64).max // 2
 
 
@@ -149,7 +148,7 @@ class Windows:
         def longer(array: NDArray[Any], value: object) -> NDArray[Any]:
             return np.concatenate([array, np.full((more, *array.shape[1:]), value, array.dtype)])
 
-        self._last_step = longer(self._last_step, _NONE)
+        self._last_step = longer(self._last_step, NONE)
         self._first_step = longer(self._first_step, _UNSET)
         self._last_reals = longer(self._last_reals, np.nan)
         self._last_enums = longer(self._last_enums, -1)
@@ -161,7 +160,7 @@ class Windows:
 
     def clear(self, slots: Ints) -> None:
         """Forget those servers."""
-        self._last_step[slots] = _NONE
+        self._last_step[slots] = NONE
         self._first_step[slots] = _UNSET
         self._last_reals[slots] = np.nan
         self._values[slots] = np.nan
@@ -169,12 +168,12 @@ class Windows:
     def expired(self, closed_before: int) -> Ints:
         """Slots whose window no further event can continue: passed by more than ``max_gap_steps``."""
         limit = closed_before - 1 - self._contract.settings.max_gap_steps
-        return np.flatnonzero((self._last_step != _NONE) & (self._last_step < limit))
+        return np.flatnonzero((self._last_step != NONE) & (self._last_step < limit))
 
     def long_enough(self) -> int:
         """How many windows a forecast can be made from."""
         least = self._contract.settings.min_encoder_steps
-        return int(((self._last_step != _NONE) & (self._last_step - self._first_step + 1 >= least)).sum())
+        return int(((self._last_step != NONE) & (self._last_step - self._first_step + 1 >= least)).sum())
 
     @staticmethod
     def parts(cells: Cells) -> list[Cells]:
@@ -192,7 +191,7 @@ class Windows:
     def append(self, cells: Cells) -> ClosedSteps:
         """Append closed steps (one of ``parts``) to the windows; returns them with the held ones between."""
         rows = self._with_priors(cells)
-        rows = _fill(rows, self._inputs, self._contract.settings.max_gap_steps)
+        rows = fill(rows, self._inputs, self._contract.settings.max_gap_steps)
         self._write(rows)
         return self._closed(rows)
 
@@ -213,7 +212,7 @@ class Windows:
         self._write(rows)
         self._first_steps(rows, leads & ~rows.fresh)
 
-    def _unseen(self, slots: Ints, steps: PublishedSteps) -> tuple["_Rows", NDArray[np.bool_]]:
+    def _unseen(self, slots: Ints, steps: PublishedSteps) -> tuple[Rows, NDArray[np.bool_]]:
         """The steps behind what the windows hold, by server and step, each once; and which are their server's first."""
         order = np.lexsort((steps.step, slots))
         slot, step = slots[order], steps.step[order]
@@ -222,7 +221,7 @@ class Windows:
         if not unseen.all():
             order, slot, step = order[unseen], slot[unseen], step[unseen]
         none, no_count = np.zeros(len(order), bool), np.zeros(len(order), np.int64)
-        rows = _Rows(
+        rows = Rows(
             slot=slot,
             step=step,
             prior=none,
@@ -297,7 +296,7 @@ class Windows:
         padded = (position < settings.encoder_steps) & (position >= lengths[:, None])
         return np.where(padded[..., None], np.float32(0), lag)
 
-    def _with_priors(self, cells: Cells) -> "_Rows":
+    def _with_priors(self, cells: Cells) -> Rows:
         """The cells by server and step, each server led by the last step of its window."""
         slots = np.unique(cells.slot)
         n = len(slots)
@@ -308,7 +307,7 @@ class Windows:
                 np.concatenate([slots, cells.slot]),
             )
         )
-        return _Rows(
+        return Rows(
             slot=np.concatenate([slots, cells.slot])[order],
             step=np.concatenate([self._last_step[slots], cells.step])[order],
             prior=(np.arange(n + len(cells)) < n)[order],
@@ -322,7 +321,7 @@ class Windows:
             fresh=np.zeros(n + len(cells), bool),
         )
 
-    def _write(self, rows: "_Rows") -> None:
+    def _write(self, rows: Rows) -> None:
         if rows.prior.any():
             rows = rows.take(~rows.prior)
         slot, step = rows.slot, rows.step
@@ -339,7 +338,7 @@ class Windows:
         self._last_enums[slot[last]] = rows.enums[last]
         self._last_labels[slot[last]] = rows.labels[last]
 
-    def _closed(self, rows: "_Rows") -> ClosedSteps:
+    def _closed(self, rows: Rows) -> ClosedSteps:
         first = self._first_steps(rows, rows.prior)
         available = np.maximum(rows.step - first + 1, 0)
         settings = self._contract.settings
@@ -360,7 +359,7 @@ class Windows:
         ).take(~rows.prior)
         return closed.take(np.lexsort((closed.slot, closed.step, closed.closer)))
 
-    def _first_steps(self, rows: "_Rows", going_on: NDArray[np.bool_]) -> Ints:
+    def _first_steps(self, rows: Rows, going_on: NDArray[np.bool_]) -> Ints:
         """[n] the first step of each row's window: where its run began and every input was known.
 
         ``going_on``: [n] where the rows of a server begin that go on with the window as it was.
@@ -379,74 +378,7 @@ class Windows:
         return first
 
 
-@dataclass(slots=True)
-class _Rows:
-    """Rows by server and step while they are appended; ``prior`` rows stand for what the window held before."""
-
-    slot: Ints
-    step: Ints
-    prior: NDArray[np.bool_]
-    count: Ints
-    closer: Ints
-    reals: Floats
-    enums: Codes
-    labels: Objects
-    held: NDArray[np.bool_]
-    held_inputs: NDArray[np.bool_]
-    fresh: NDArray[np.bool_]
-
-    def take(self, rows: NDArray[np.bool_]) -> "_Rows":
-        """The selected rows."""
-        return _Rows(*(getattr(self, name)[rows] for name in _Rows.__slots__))
-
-
 def _by_step(ring: NDArray[Any]) -> NDArray[Any]:
     """[slots * ring, ...] the same memory: one index is quicker than two."""
     slots, length, *rest = ring.shape
     return ring.reshape(slots * length, *rest)
-
-
-def _fill(rows: _Rows, inputs: int, max_gap: int) -> _Rows:
-    """Mark the rows that start a window afresh, carry over absent inputs, and insert the held steps."""
-    gap = np.diff(rows.step, prepend=_NONE) - 1
-    gap[rows.prior] = 0
-    before_none = np.append(False, rows.prior[:-1] & (rows.step[:-1] == _NONE))
-    rows.fresh = ~rows.prior & (before_none | (gap > max_gap))
-    gap[rows.fresh] = 0
-    _carry_over(rows, inputs)
-    return _insert_held(rows, gap, inputs)
-
-
-def _carry_over(rows: _Rows, inputs: int) -> None:
-    values = rows.reals[:, :inputs]
-    index = np.arange(len(values))
-    begin = np.maximum.accumulate(np.where(rows.prior | rows.fresh, index, 0))
-    present = ~np.isnan(values)
-    source = np.maximum.accumulate(np.where(present, index[:, None], -1), axis=0)
-    found = source >= begin[:, None]
-    carried = np.take_along_axis(values, np.maximum(source, 0), axis=0)
-    rows.held_inputs = ~present & found & ~rows.prior[:, None]
-    rows.reals[:, :inputs] = np.where(found, carried, np.nan)
-
-
-def _insert_held(rows: _Rows, gap: Ints, inputs: int) -> _Rows:
-    index = np.repeat(np.arange(len(gap)), gap + 1)
-    ends = np.cumsum(gap + 1)
-    back = ends[index] - 1 - np.arange(len(index))  # 0 for the row itself, k for the k-th step before it
-    held = back > 0
-    source = index - held  # held steps repeat the row before
-    held_inputs = rows.held_inputs[index]
-    held_inputs[held] = ~np.isnan(rows.reals[source[held], :inputs])
-    return _Rows(
-        slot=rows.slot[index],
-        step=rows.step[index] - back,
-        prior=rows.prior[index] & ~held,
-        count=np.where(held, 0, rows.count[index]),
-        closer=rows.closer[index],
-        reals=rows.reals[source],
-        enums=rows.enums[source],
-        labels=rows.labels[source],
-        held=held,
-        held_inputs=held_inputs,
-        fresh=rows.fresh[index],
-    )
