@@ -14,8 +14,9 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Mes
 from confluent_kafka.cimpl import NewTopic
 from numpy.typing import NDArray
 
-from bench.processes import Running, free_port, running
+from bench.processes import Running, running
 from devstack import Stack, start_stack
+from devstack.server import free_ports
 from producer.publish import Publisher
 from schemas.batch import EventBatch
 from schemas.codec import EventCodec
@@ -81,7 +82,7 @@ class Scene:
     @contextmanager
     def consume(self, topics: Topics, model: Path, *options: str) -> Iterator[tuple[Running, int]]:
         """A ``fleetcast consume`` on those topics, and its health's port; the group's name is that of the steps."""
-        name, port = topics.steps.removesuffix(".steps"), free_port()
+        name, port = topics.steps.removesuffix(".steps"), free_ports(1)[0]
         config = self.folder / f"{name}.toml"
         named = {n: getattr(topics, n) for n in Topics.__slots__}
         config.write_text("[topics]\n" + "".join(f"{n} = {json.dumps(v)}\n" for n, v in named.items()), "utf-8")

@@ -10,12 +10,11 @@ import numpy as np
 from models.windows import PublishedSteps
 from schemas.batch import EventBatch, Ints
 from schemas.batch_decoding import BatchDecoder, Decoded
-from schemas.codec import DecodeError, WriterSchemas, plain_schema, read_value, split
+from schemas.codec import DecodeError, Plans, WriterSchemas, plain_schema, read_value, split
 from schemas.columns import Columns, Flag
 from schemas.contract import Contract
 from schemas.fields import ContractField
 from schemas.records import step_schema
-from schemas.writer_plan import Plan, compile_plan
 
 GROUP, SOURCE_OFFSET = "fleetcast.group", "fleetcast.source.offset"  # headers of each step
 
@@ -43,11 +42,11 @@ class StepReader:
         """``fingerprint``: steps of another model part are not of these windows, and are passed over."""
         self._contract, self._fingerprint, self._writers = contract, fingerprint, writers
         self._reader = fastavro.parse_schema(plain_schema(step_schema(contract)))
-        self._columns = _columns(contract, fingerprint)
         self._inputs = {f.name for f in contract.inputs}
         self._parsed: dict[int, Any] = {}
-        self._plans: dict[int, Plan | None] = {}
-        self._decoder = BatchDecoder(self._columns, self._plan, self._decode_each)
+        self._columns = _columns(contract, fingerprint)
+        plans = Plans(self._writer, self._reader, self._columns)
+        self._decoder = BatchDecoder(self._columns, plans, self._decode_each)
 
     def read(self, values: Sequence[bytes | None]) -> Read:
         """Decode a slice; what cannot be read is counted and passed over: it was not written by this service.
@@ -71,17 +70,6 @@ class StepReader:
             labels=batch.labels,
         )
         return Read(steps, kept, len(values) - len(kept))
-
-    def _plan(self, header: bytes) -> Plan | None:
-        """How values behind ``header`` are read by columns; None where they have to be read one by one."""
-        try:
-            schema_id, _ = split(header)
-            writer = self._writer(schema_id)
-        except DecodeError:
-            return None
-        if schema_id not in self._plans:
-            self._plans[schema_id] = compile_plan(writer, self._reader, self._columns)
-        return self._plans[schema_id]
 
     def _writer(self, schema_id: int) -> Any:
         if schema_id not in self._parsed:

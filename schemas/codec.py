@@ -8,7 +8,7 @@ results as fastavro's, which reads whatever is unusual.
 import io
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import fastavro
@@ -16,6 +16,7 @@ import numpy as np
 
 from schemas.batch import EventBatch, Rejection
 from schemas.batch_decoding import BatchDecoder, Decoded
+from schemas.columns import Columns
 from schemas.contract import Contract
 from schemas.event_writing import EventWriter
 from schemas.fields import describe_type
@@ -84,6 +85,26 @@ def read_value(body: memoryview, writer: Any, reader: Any = None) -> Any:
     return value
 
 
+class Plans:
+    """How values are read by columns, by the five bytes before them; compiled once a writer's schema."""
+
+    def __init__(self, writer: Callable[[int], Any], reader: Any, record: Contract | Columns) -> None:
+        """``writer``: the schema of an id, or a DecodeError. ``reader``: what is read as. ``record``: its columns."""
+        self._writer, self._reader, self._record = writer, reader, record
+        self._plans: dict[int, Plan | None] = {}
+
+    def __call__(self, header: bytes) -> Plan | None:
+        """None where values behind ``header`` have to be read one by one."""
+        try:
+            schema_id, _ = split(header)
+            writer = self._writer(schema_id)
+        except DecodeError:
+            return None
+        if schema_id not in self._plans:
+            self._plans[schema_id] = compile_plan(writer, self._reader, self._record)
+        return self._plans[schema_id]
+
+
 class EventCodec:
     """Metric events of one contract: framed Avro messages to an ``EventBatch`` and back."""
 
@@ -94,8 +115,7 @@ class EventCodec:
         self._reader = fastavro.parse_schema(plain_schema(contract.schema))
         self._resolved: dict[int, Any] = {}
         self._written = EventWriter(contract)
-        self._plans: dict[int, Plan | None] = {}
-        self._columnar = BatchDecoder(contract, self._plan, self._decode_each)
+        self._columnar = BatchDecoder(contract, Plans(self._writer, self._reader, contract), self._decode_each)
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
         """Decode a batch; a bad message never costs its neighbours.
@@ -136,17 +156,6 @@ class EventCodec:
             TypeError: likewise.
         """
         return self._written.write(batch, frame(schema_id))
-
-    def _plan(self, header: bytes) -> Plan | None:
-        """How values behind ``header`` are read by columns; None where they have to be read one by one."""
-        try:
-            schema_id, _ = split(header)
-            writer = self._writer(schema_id)
-        except DecodeError:
-            return None
-        if schema_id not in self._plans:
-            self._plans[schema_id] = compile_plan(writer, self._reader, self._contract)
-        return self._plans[schema_id]
 
     def _writer(self, schema_id: int) -> Any:
         if schema_id not in self._resolved:

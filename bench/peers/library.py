@@ -111,7 +111,7 @@ def _forward(name: str, batch: int) -> float:
     found = _loaded[name]
     model, windows = found.model, found.windows
     parts = [windows.take(slice(start, start + batch)) for start in range(0, len(windows), batch)]
-    inputs = [_library_input(network_input(model.layout, model.scaling, part)) for part in parts]
+    inputs = [library_input(network_input(model.layout, model.scaling, part)) for part in parts]
     with torch.inference_mode():
         began = time.perf_counter()
         for given in inputs:
@@ -130,7 +130,7 @@ def _rounding(name: str) -> NDArray[np.float64]:
     center, scale = (t.numpy()[:, :, None, None].astype(float) for t in (inputs.center, inputs.scale))
 
     def values(kind: torch.dtype) -> NDArray[np.float64]:
-        given = {n: _cast(value, kind) for n, value in _library_input(inputs).items()}
+        given = {n: _cast(value, kind) for n, value in library_input(inputs).items()}
         with torch.inference_mode():
             output = model.network.to(kind)(given)["prediction"]
         output = output if isinstance(output, list) else [output]
@@ -148,8 +148,8 @@ def _cast(value: Any, kind: Any) -> Any:
     return value.to(kind) if value.is_floating_point() else value
 
 
-def _library_input(inputs: Any) -> dict[str, Any]:
-    """The dictionary that the library's own ``forward`` takes."""
+def library_input(inputs: Any) -> dict[str, Any]:
+    """The dictionary that the library's own ``forward`` takes; it needs one window of full length in the batch."""
     import torch  # noqa: PLC0415  the peer's process only
 
     rows, encoder = inputs.cat.shape[:2]

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_forecasting import TemporalFusionTransformer
 
 from models import artifact, engine
 from models.artifact import Model, Trained
-from models.layout import Layout
+from models.layout import Layout, Scaling
 from models.network import build_network
 from models.network_size import NetworkSize
 from models.samples import History
@@ -41,16 +42,22 @@ def events(contract: Contract, servers: int, steps: int, seed: int = 0, missing:
     return merged.take(np.argsort(merged.time, kind="stable"))
 
 
-def random_model(contract: Contract, history: History, folder: Path, seed: int = 0) -> Model:
-    """A network with random weights that use every part of it, saved and loaded again as any artifact is."""
+def random_network(layout: Layout, scaling: Scaling, size: NetworkSize, seed: int = 0) -> TemporalFusionTransformer:
+    """A network with random weights that use every part of it: the library's own start with many zeros and ones."""
     torch.manual_seed(seed)
-    layout = Layout(contract)
-    scaling = fit_scaling(layout, history.step, history.reals)
-    size = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8)
-    network = build_network(layout, scaling, size)
+    network = build_network(layout, scaling, size).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+def random_model(contract: Contract, history: History, folder: Path, seed: int = 0) -> Model:
+    """A network with random weights that use every part of it, saved and loaded again as any artifact is."""
+    layout = Layout(contract)
+    scaling = fit_scaling(layout, history.step, history.reals)
+    size = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8)
+    network = random_network(layout, scaling, size, seed)
     metadata = {"folder": str(folder.absolute() / "tft_model_20260101_000000")}
     trained = Trained(network, layout, scaling, size, unseen={}, metadata=metadata)
     return artifact.load(artifact.save(folder, "tft_model_20260101_000000", trained, card="random"))

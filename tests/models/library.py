@@ -12,25 +12,8 @@ from pytorch_forecasting.data import MultiNormalizer, NaNLabelEncoder
 from sklearn.preprocessing import FunctionTransformer
 
 from models.artifact import Model
-from models.network_input import NetworkInput
 from models.normalizer import WindowNormalizer
 from models.samples import History, Samples
-
-
-def library_input(inputs: NetworkInput) -> dict[str, Any]:
-    """The dictionary that the library's own ``forward`` takes; it needs one window of full length in the batch."""
-    rows, encoder = inputs.cat.shape[:2]
-    horizon, n_targets = inputs.cont.shape[1] - encoder, inputs.center.shape[1]
-    unit = torch.tensor([[0.0, 1.0]]).expand(rows, -1)
-    return {
-        "encoder_cat": inputs.cat,
-        "decoder_cat": torch.zeros(rows, horizon, inputs.cat.shape[2], dtype=torch.long),
-        "encoder_cont": inputs.cont[:, :encoder],
-        "decoder_cont": inputs.cont[:, encoder:],
-        "encoder_lengths": inputs.lengths,
-        "decoder_lengths": torch.full((rows,), horizon),
-        "target_scale": [unit] * n_targets if n_targets > 1 else unit,
-    }
 
 
 def reference_frame(model: Model, history: History, samples: Samples, rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,11 +6,10 @@ from models.eager import Eager
 from models.folded import Folded
 from models.graph_inputs import graph_arrays
 from models.layout import Layout, Scaling
-from models.network import build_network
 from models.samples import History
 from models.scaling import fit_scaling
 from models.windows import WindowBatch
-from tests.models.conftest import events
+from tests.models.conftest import events, random_network
 from tests.models.test_forward import CASES
 
 WINDOWS = 12
@@ -22,11 +21,7 @@ def scene(name: str, *, full: bool) -> tuple[Layout, Scaling, torch.nn.Module, W
     history = History(contract, events(contract, servers=4, steps=320 if name == "shipped" else 90))
     layout = Layout(contract)
     scaling = fit_scaling(layout, history.step, history.reals)
-    torch.manual_seed(0)
-    network = build_network(layout, scaling, size).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    network = random_network(layout, scaling, size)
     wanted = (history.samples.available >= contract.settings.encoder_steps) == full
     samples = history.samples.take(wanted)
     chosen = np.linspace(0, len(samples) - 1, WINDOWS).astype(int)

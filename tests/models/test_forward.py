@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.peers.library import library_input
 from models.dropout import drawn_from
 from models.forward import forward
 from models.layout import Layout
-from models.network import build_network
 from models.network_input import NetworkInput, network_input
 from models.network_size import NetworkSize
 from models.samples import History
@@ -14,8 +14,7 @@ from models.scaling import fit_scaling
 from schemas.contract import Contract
 from tests import contracts
 from tests.contracts import enum, field
-from tests.models.conftest import events
-from tests.models.library import library_input
+from tests.models.conftest import events, random_network
 
 SIZE = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8, dropout=0.3)
 ONE = contracts.schema(step_seconds=60, encoder_steps=12, min_encoder_steps=4, horizon_steps=5)
@@ -48,11 +47,7 @@ def network_and_inputs(name: str, rows: int = 12) -> tuple[torch.nn.Module, Netw
     history = History(contract, events(contract, servers=4, steps=320 if name == "shipped" else 90))
     layout = Layout(contract)
     scaling = fit_scaling(layout, history.step, history.reals)
-    torch.manual_seed(0)
-    network = build_network(layout, scaling, size).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    network = random_network(layout, scaling, size)
     chosen = np.sort(np.random.default_rng(0).choice(len(history.samples), rows, replace=False))
     windows = history.windows(history.samples.take(chosen))
     assert np.ptp(windows.lengths) > 0, "full windows and short ones are compared"

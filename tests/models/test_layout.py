@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.peers.library import library_input
 from models.calendar import Calendar
 from models.layout import Layout, Scaling, relative_steps
 from models.network_input import network_input
@@ -16,7 +17,6 @@ from schemas.errors import ContractError
 from tests import contracts
 from tests.contracts import enum, field
 from tests.models.conftest import events
-from tests.models.library import library_input
 
 ALL_KNOWN = ["hour", "day_of_week", "month", "is_weekend", "time_of_day", "season_lag"]
 CALENDAR = ("hour", "day_of_week", "month", "is_weekend", "time_of_day_sin", "time_of_day_cos")

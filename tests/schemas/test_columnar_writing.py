@@ -17,6 +17,7 @@ from schemas.event_writing import EventWriter
 from tests import contracts
 from tests.contracts import enum, field
 from tests.records import RecordCodec, event_records
+from tests.schemas.test_codec import ROLES
 
 SYMBOLS = tuple(f"s{i}" for i in range(70))  # the later ones take two bytes
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -32,13 +33,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "enum": st.integers(0, len(SYMBOLS) - 1),
 }
 NULL = {"string": None, "boolean": None, "enum": -1}
-ROLES = {
-    "target": ("double", "float", "int", "long"),
-    "covariate": ("double", "float", "int", "long"),
-    "category": ("enum",),
-    "static": ("enum",),
-    "context": tuple(VALUES),
-}
 
 
 def written(schema: Any, value: Any) -> bytes:
