@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,8 @@ class StepEncoder:
             numbers(closed.held, "u1"),
             self._held(closed.held_inputs),
         ]
-        for writers, values in zip(self._values, (closed.reals, closed.enums, closed.labels), strict=True):
+        groups: tuple[NDArray[Any], ...] = (closed.reals, closed.enums, closed.labels)
+        for writers, values in zip(self._values, groups, strict=True):
             message += [writer.part(values[:, column]) for column, writer in enumerate(writers)]
         return join([*message, self._fingerprint], len(closed))
 
