@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 from models.windows import WindowBatch
 from schemas.contract import Contract
 
-BLOCK_ROWS = 8  # activations stay in cache; 8 to 32 are equally fast (docs/performance.md), and 8 pad the least
+BLOCK_ROWS = 8  # on a CPU: 8 to 32 are equally fast (docs/performance.md), and 8 pad the least
 
 
-def blocks(windows: WindowBatch, encoder_steps: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:
+def blocks(windows: WindowBatch, encoder_steps: int, block_rows: int) -> Iterator[tuple[NDArray[np.intp], WindowBatch]]:
     """Rows and windows of each block; full and short windows apart, since only short ones need a mask."""
     full = windows.lengths == encoder_steps
     for group in (np.flatnonzero(full), np.flatnonzero(~full)):
-        for start in range(0, len(group), BLOCK_ROWS):
-            rows = group[start : start + BLOCK_ROWS]
-            yield rows, windows.take(rows).padded(BLOCK_ROWS)
+        for start in range(0, len(group), block_rows):
+            rows = group[start : start + block_rows]
+            yield rows, windows.take(rows).padded(block_rows)
 
 
 def blank_windows(contract: Contract, rows: int) -> WindowBatch:

@@ -25,6 +25,8 @@ GRAPHS = {True: "full.xml", False: "short.xml"}
 class Compiled:
     """Two graphs of one artifact: for full windows, and for windows with padding, which need a mask."""
 
+    block_rows = BLOCK_ROWS
+
     def __init__(self, layout: Layout, folder: Path) -> None:
         """Compile them for this machine; ``folder`` holds what ``models.export`` made."""
         self._layout = layout

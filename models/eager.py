@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_forecasting import TemporalFusionTransformer
 
+from models.block import BLOCK_ROWS
 from models.forward import forward
 from models.layout import Layout, Scaling
 from models.network_input import network_input
@@ -14,6 +15,8 @@ from models.windows import WindowBatch
 
 class Eager:
     """``models.forward`` on the library's own modules."""
+
+    block_rows = BLOCK_ROWS
 
     def __init__(self, layout: Layout, scaling: Scaling, network: TemporalFusionTransformer) -> None:
         """``network`` is put into evaluation mode."""

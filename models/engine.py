@@ -1,4 +1,4 @@
-"""Which engine runs the network: OpenVINO on graphs made once per artifact, or eager PyTorch, the reference."""
+"""Which engine runs the network: OpenVINO on graphs made once per artifact, eager PyTorch, the reference, or a GPU."""
 
 import atexit
 import contextlib
@@ -30,7 +30,7 @@ def make_engine(model: "Model", name: str = "auto") -> Engine:
     """The engine of that name for the model; ``auto``: what FLEETCAST_ENGINE says, else OpenVINO.
 
     Raises:
-        InputError: there is no such engine.
+        InputError: there is no such engine, or no device for it.
         ArtifactError: the weights are damaged, or not those of the config.
     """
     chosen = (os.environ.get("FLEETCAST_ENGINE") or "openvino") if name == "auto" else name
@@ -40,6 +40,10 @@ def make_engine(model: "Model", name: str = "auto") -> Engine:
         from models.eager import Eager  # noqa: PLC0415  PyTorch: seconds and half a gigabyte
 
         return Eager(model.layout, model.scaling, model.network)
+    if chosen == "cuda":
+        from models.cuda import Cuda  # noqa: PLC0415  PyTorch
+
+        return Cuda(model.layout, model.scaling, model.network)
     from models.compiled import Compiled  # noqa: PLC0415  who trains needs no OpenVINO
 
     return Compiled(model.layout, _graphs(model))

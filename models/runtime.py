@@ -19,12 +19,18 @@ from schemas.contract import Contract
 
 CONFORMAL = "conformal"
 STAGES = ("denormalise", CONFORMAL, "bounds", "sort")
-ENGINES = ("auto", "openvino", "torch")
+ENGINES = ("auto", "openvino", "torch", "cuda")
 Values = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """Runs one block of windows; several threads may each run one."""
+    """Runs one block of windows; several threads may each run one.
+
+    Attributes:
+        block_rows: windows of a block.
+    """
+
+    block_rows: int
 
     def prepare_thread(self) -> None:
         """Called once in each thread that will run blocks."""
@@ -87,7 +93,8 @@ class Runtime:
             finite[rows] = np.isfinite(found).all(axis=(1, 2, 3))
             values[rows] = stages(found)
 
-        parts = [self._workers.submit(work, *block) for block in blocks(windows, self._encoder_steps)]
+        cut = blocks(windows, self._encoder_steps, self._engine.block_rows)
+        parts = [self._workers.submit(work, *block) for block in cut]
         return Started(Quantiles(values, finite), parts)
 
     def _last_stages(self, values: Values) -> Values:

@@ -108,7 +108,7 @@ def test_damage_is_told_by_the_process_that_makes_the_graphs(model: Model) -> No
 
 def test_an_unknown_engine_is_refused(model: Model) -> None:
     """By name, with those that there are."""
-    with pytest.raises(InputError, match=r"engine 'abacus' is none of auto, openvino, torch"):
+    with pytest.raises(InputError, match=r"engine 'abacus' is none of auto, openvino, torch, cuda"):
         model.runtime("abacus")
 
 
