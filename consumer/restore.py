@@ -6,7 +6,8 @@ offset may still lie before the end that the commit names (transaction markers r
 waited for. The rest, the open steps, the core rebuilds from the events.
 
 Where nothing or nothing readable was committed beside the offset, all steps are read: no step up to the newest of them
-is published again, and events up to the one that closed it count for open steps only.
+is published again, and events up to the one that closed it count for open steps only. At least once goes by that
+only where an offset was committed: before, a round may have been written in part, and all of it is made again.
 """
 
 import time
@@ -76,10 +77,21 @@ class _Reading:
 class Restorer:
     """One member's partitions on their way in."""
 
-    def __init__(self, core: Core, kafka: dict[str, Any], topic: str, reader: StepReader, committed: Committed) -> None:
-        """``topic``: the steps'. ``committed``: offset and metadata by partition, of those that have any; may raise."""
+    def __init__(
+        self, core: Core, kafka: dict[str, Any], topic: str, reader: StepReader, committed: Committed, *, atomic: bool
+    ) -> None:
+        """Nothing to restore yet.
+
+        Args:
+            core: whose windows they are.
+            kafka: librdkafka properties.
+            topic: the steps'.
+            reader: of steps.
+            committed: offset and metadata by partition, of those that have any; may raise.
+            atomic: steps are there with their round's offsets, or not at all.
+        """
         self._core, self._kafka, self._topic, self._reader = core, kafka, topic, reader
-        self._committed = committed
+        self._committed, self._atomic = committed, atomic
         self._new: set[int] = set()
         self._reading: dict[int, _Reading] = {}
         self._consumer: Consumer | None = None
@@ -145,7 +157,8 @@ class Restorer:
             start = 0 if position is None else position.steps_from
             changelog = Changelog(start, 0 if position is None else position.steps_end)
             reading = _Reading(offset, position, changelog, reached=start)
-            if position is not None and position.steps_from >= position.steps_end:
+            uncommitted = not self._atomic and offset < 0  # steps may be there of a round that was not finished
+            if uncommitted or (position is not None and position.steps_from >= position.steps_end):
                 self._finish(partition, reading)
             else:
                 self._reading[partition] = reading

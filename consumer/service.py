@@ -108,7 +108,9 @@ class Service:
         self._inbox = Inbox(
             kafka, options.group_id, topics.metrics, added=self._take_on, removed=self._release, joined=joined
         )
-        self._restorer = Restorer(core, kafka, topics.steps, reader, self._inbox.committed)
+        self._restorer = Restorer(
+            core, kafka, topics.steps, reader, self._inbox.committed, atomic=options.guarantee == EXACTLY_ONCE
+        )
         self._delivery = self._deliver(kafka, topics)
         self._delivery.start()
 

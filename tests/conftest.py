@@ -1,6 +1,7 @@
 """The stacks that integration tests run on: real ones, started here."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 # Models of random weights come and go by the hundred, and graphs of each take seconds to make; those tests that are of
 # the compiled engine, or of the whole product, ask for it.
 os.environ["FLEETCAST_ENGINE"] = "torch"
+# Under nohup it would be ignored, here and in all that the tests start; some of them are about that signal.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 SHARED = Path(__file__).parents[2] / "shared"
 
 
