@@ -10,6 +10,7 @@ from bench.measure import interleaved, inverse, rate, ratios
 from bench.tables import Report
 from consumer.core import Core
 from consumer.messages import Incoming, Records
+from consumer.service import ServiceOptions
 from consumer.startup import codecs
 from models import artifact
 from models.artifact import Model
@@ -21,7 +22,7 @@ from schemas.topics import Topics
 
 SIZES, SIZES_QUICK = (100, 1_000, 10_000, 100_000), (100, 1_000)
 FLAT = 1.2
-_CHUNK = 2_000  # records of a poll
+_CHUNK = ServiceOptions().poll_records
 _PER_STEP = 2  # events of a server in a step
 
 

@@ -32,6 +32,7 @@ from schemas.contract import Contract
 from schemas.fields import ContractField
 
 NULL_FIRST = (0, 1)  # the branches of every union in what goes out: null stands first
+_SERVERS = 1 << 20  # ids remembered: a hundredth of what their windows take
 _BLOCK_ROWS = 32  # forecasts put together at once: their numbers are still in the cache when they are copied out
 
 
@@ -44,7 +45,7 @@ class StepEncoder:
         self._frame = frame(schema_id)
         self._fingerprint = text(fingerprint)
         self._step_seconds = fixed(integer(contract.settings.step_seconds))
-        self._server = Pieces(text)
+        self._server = Pieces(text, _SERVERS)
         self._held_fields = Pieces(self._names)
         self._values = tuple(
             tuple(
@@ -110,7 +111,7 @@ class ForecastEncoder:
         settings = contract.settings
         self._contract = contract
         self._frame = frame(schema_id)
-        self._server = Pieces(text)
+        self._server = Pieces(text, _SERVERS)
         self._steps = fixed(integer(settings.step_seconds) + integer(settings.horizon_steps))
         self._lineage = text(model_version) + text(fingerprint)
         self._count = fixed(integer(len(contract.targets)))

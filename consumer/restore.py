@@ -24,6 +24,7 @@ from consumer.core import Core
 from consumer.inbox import LIBRDKAFKA, hopeless
 from consumer.position import Position, parse
 from consumer.published import SOURCE_OFFSET, StepReader
+from models.windows import PublishedSteps
 from schemas.errors import FleetcastError, UnreachableError
 
 log = structlog.get_logger(__name__)
@@ -217,7 +218,7 @@ class Restorer:
         found = self._reader.read(values)
         reading.reached = max(reading.reached, last + 1)
         reading.pending = []
-        self._core.restore(partition, found.steps)
+        self._core.restore(partition, self._known(found.steps, reading.position))
         reading.read += len(found.kept)
         reading.skipped += found.skipped
         largest = np.maximum.accumulate(np.append(reading.newest_step, found.steps.step))
@@ -227,6 +228,16 @@ class Restorer:
         if reading.position is None and len(found.kept):
             sources = [_source(messages[row]) for row in found.kept.tolist()]
             reading.newest_source = max(reading.newest_source, *sources)
+
+    def _known(self, steps: PublishedSteps, position: Position | None) -> PublishedSteps:
+        """Those that were closed where the log was left.
+
+        At least once, others may stand among them, of a member that went on from there and did not live to commit.
+        """
+        if self._atomic or position is None:
+            return steps
+        step_ms = self._core.model.contract.step_ms
+        return steps.take((steps.step + 1) * step_ms <= (position.watermark_ms or 0))
 
     def _finish(self, partition: int, reading: _Reading) -> None:
         self.drop(partition)

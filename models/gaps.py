@@ -51,6 +51,8 @@ def _carry_over(rows: Rows, inputs: int) -> None:
     index = np.arange(len(values))
     begin = np.maximum.accumulate(np.where(rows.prior | rows.fresh, index, 0))
     present = ~np.isnan(values)
+    if present.all():
+        return
     source = np.maximum.accumulate(np.where(present, index[:, None], -1), axis=0)
     found = source >= begin[:, None]
     carried = np.take_along_axis(values, np.maximum(source, 0), axis=0)
@@ -59,6 +61,8 @@ def _carry_over(rows: Rows, inputs: int) -> None:
 
 
 def _insert_held(rows: Rows, gap: Ints, inputs: int) -> Rows:
+    if not gap.any():
+        return rows
     index = np.repeat(np.arange(len(gap)), gap + 1)
     ends = np.cumsum(gap + 1)
     back = ends[index] - 1 - np.arange(len(index))  # 0 for the row itself, k for the k-th step before it

@@ -7,7 +7,8 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from models.steps import NEVER, OpenSteps
+from models.cells import NEVER
+from models.steps import OpenSteps
 from models.windows import ClosedSteps, PublishedSteps, WindowBatch, Windows
 from schemas.batch import EventBatch, Ints, Rejection
 from schemas.contract import Contract

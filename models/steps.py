@@ -11,58 +11,14 @@ Everything is arrays over the fleet: an open step of a server is a cell ``[slot,
 one after another in the log's order, so that no chunking of the log shows in a sum's last bit.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.batch import Codes, EventBatch, Floats, Ints, Objects
+from models.cells import NEVER, Cells
+from schemas.batch import EventBatch, Floats, Ints
 from schemas.contract import Contract
 
-NEVER = np.iinfo(np.int64).min // 2
 STEP_BITS = 38  # a step of one second in year 9999 needs 38
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """``n`` steps of servers, aggregated or being so.
-
-    Attributes:
-        slot, step: [n] which server, which step.
-        count: [n] events.
-        sums, counts: [n, reals] sum and number of the values that are not null.
-        last_time: [n] event time of the latest event, which gives ``enums`` and ``labels``.
-        first_offset: [n] offset of the first event.
-        closer: [n] row of the event that closed the step; -1 while open.
-    """
-
-    slot: Ints
-    step: Ints
-    count: Ints
-    sums: Floats
-    counts: NDArray[np.int32]
-    last_time: Ints
-    enums: Codes
-    labels: Objects
-    first_offset: Ints
-    closer: Ints
-
-    def __len__(self) -> int:
-        return len(self.step)
-
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Cells":
-        """The selected cells."""
-        return Cells(*(getattr(self, name)[rows] for name in Cells.__slots__))
-
-    @staticmethod
-    def concat(parts: "list[Cells]") -> "Cells":
-        """All cells, in order."""
-        return Cells(*(np.concatenate([getattr(p, name) for p in parts]) for name in Cells.__slots__))
-
-    def means(self) -> Floats:
-        """[n, reals] mean of the values present; NaN where there was none."""
-        with np.errstate(invalid="ignore"):
-            return np.where(self.counts > 0, self.sums / np.maximum(self.counts, 1), np.nan)
 
 
 class OpenSteps:
@@ -85,7 +41,7 @@ class OpenSteps:
         self._swept_before = NEVER  # steps before it were taken out of the ring
         self.jumps = 0  # events that moved the watermark by more than a window: an outage, or a clock that is off
         self._step: Ints = np.full((0, self._width), -1, np.int64)
-        self._cells = _blank(contract, 0)
+        self._cells = Cells.blank(contract, 0)
 
     @property
     def watermark_ms(self) -> int:
@@ -121,7 +77,7 @@ class OpenSteps:
         more = slots - len(self._step)
         if more > 0:
             self._step = np.concatenate([self._step, np.full((more, self._width), -1, np.int64)])
-            self._cells = Cells.concat([self._cells, _blank(self._contract, more * self._width)])
+            self._cells = Cells.concat([self._cells, Cells.blank(self._contract, more * self._width)])
 
     def is_late(self, time: Ints, record_time: Ints) -> NDArray[np.bool_]:
         """Mask [n] of the events whose step was closed when they came, by events of the same chunk included."""
@@ -142,7 +98,7 @@ class OpenSteps:
             Closed steps in the order of their closing (then step, then slot); ``closer`` is a row of ``batch``.
         """
         if not len(batch):
-            return _blank(self._contract, 0)
+            return Cells.blank(self._contract, 0)
         latest = self._latest(batch.time, record_time)
         self.jumps += int(((latest[:-1] != NEVER) & (np.diff(latest) > self._window_ms)).sum())
         latest = latest[1:]
@@ -179,11 +135,7 @@ class OpenSteps:
         fresh = cells.count == 0
         cells.first_offset[fresh] = offset[first[fresh]]
         cells.count[:] += np.bincount(inverse, minlength=len(unique))
-        present = ~np.isnan(batch.reals)
-        columns = present.shape[1]
-        flat = (inverse[:, None] * columns + np.arange(columns)).ravel()
-        np.add.at(cells.sums.reshape(-1), flat, np.where(present, batch.reals, 0.0).ravel())
-        np.add.at(cells.counts.reshape(-1), flat, present.ravel().astype(np.int32))
+        self._add(cells, inverse, batch.reals)
         by_time = np.lexsort((batch.time, inverse))  # stable: of equal times the higher offset comes last
         last = by_time[np.searchsorted(inverse[by_time], np.arange(len(unique)), side="right") - 1]
         newer = batch.time[last] >= cells.last_time
@@ -192,14 +144,26 @@ class OpenSteps:
         cells.labels[newer] = batch.labels[last[newer]]
         return cells
 
+    @staticmethod
+    def _add(cells: Cells, row: Ints, reals: Floats) -> None:
+        """Sum values up, one after another; ``row``: [n] the cell of each event."""
+        present = ~np.isnan(reals)
+        columns = present.shape[1]
+        flat = (row[:, None] * columns + np.arange(columns)).ravel()
+        sums, counts = np.ascontiguousarray(cells.sums), np.ascontiguousarray(cells.counts)
+        np.add.at(sums.reshape(-1), flat, np.where(present, reals, 0.0).ravel())
+        np.add.at(counts.reshape(-1), flat, present.ravel().astype(np.int32))
+        cells.sums[:], cells.counts[:] = sums, counts
+
     def _remove(self, slot: Ints, step: Ints) -> Cells:
         """Take the named cells out of the ring; those not there come blank."""
         column = step % self._width
         there = self._step[slot, column] == step
-        cells = _blank(self._contract, len(slot))
+        cells = Cells.blank(self._contract, len(slot))
         cells.slot[:], cells.step[:] = slot, step
-        self._copy(self._cells, cells, slot[there] * self._width + column[there], there)
-        self._step[slot[there], column[there]] = -1
+        at = (slot * self._width + column)[there]
+        cells.put(self._cells.take(at), there.nonzero()[0])
+        self._step.reshape(-1)[at] = -1
         return cells
 
     def _remove_closed(self) -> Cells:
@@ -207,27 +171,6 @@ class OpenSteps:
         return self._remove(slot, self._step[slot, column])
 
     def _put(self, cells: Cells) -> None:
-        column = cells.step % self._width
-        self._step[cells.slot, column] = cells.step
-        self._copy(cells, self._cells, slice(None), cells.slot * self._width + column)
-
-    @staticmethod
-    def _copy(source: Cells, target: Cells, rows: Ints | slice, to: Ints | NDArray[np.bool_]) -> None:
-        for name in Cells.__slots__:
-            getattr(target, name)[to] = getattr(source, name)[rows]
-
-
-def _blank(contract: Contract, n: int) -> Cells:
-    reals, enums, labels = len(contract.reals), len(contract.enums), len(contract.labels)
-    return Cells(
-        slot=np.zeros(n, np.int64),
-        step=np.zeros(n, np.int64),
-        count=np.zeros(n, np.int64),
-        sums=np.zeros((n, reals)),
-        counts=np.zeros((n, reals), np.int32),
-        last_time=np.full(n, NEVER, np.int64),
-        enums=np.full((n, enums), -1, np.int16),
-        labels=np.full((n, labels), None, dtype=object),
-        first_offset=np.zeros(n, np.int64),
-        closer=np.full(n, -1, np.int64),
-    )
+        at = cells.slot * self._width + cells.step % self._width
+        self._step.reshape(-1)[at] = cells.step
+        self._cells.put(cells, at)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.cells import Cells
 from models.gaps import NONE, Rows, fill
-from models.steps import Cells
 from schemas.batch import Codes, Floats, Ints, Objects
 from schemas.contract import Contract
 
@@ -72,6 +72,10 @@ class PublishedSteps:
 
     def __len__(self) -> int:
         return len(self.step)
+
+    def take(self, rows: NDArray[np.bool_]) -> "PublishedSteps":
+        """The selected steps."""
+        return PublishedSteps(*(getattr(self, name)[rows] for name in PublishedSteps.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +302,7 @@ class Windows:
 
     def _with_priors(self, cells: Cells) -> Rows:
         """The cells by server and step, each server led by the last step of its window."""
-        slots = np.unique(cells.slot)
+        slots = _distinct(cells.slot)
         n = len(slots)
         blank = np.zeros(n, np.int64)
         order = np.lexsort(
@@ -376,6 +380,13 @@ class Windows:
         last = np.append(rows.slot[1:] != rows.slot[:-1], True)
         self._first_step[rows.slot[last]] = first[last]
         return first
+
+
+def _distinct(values: Ints) -> Ints:
+    """Ascending, each once; ``np.unique`` hashes integers, which is slower than to sort them."""
+    ordered = np.sort(values)
+    first: NDArray[np.bool_] = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    return ordered[first]
 
 
 def _by_step(ring: NDArray[Any]) -> NDArray[Any]:

@@ -185,15 +185,15 @@ def double(value: float) -> bytes:
 class Pieces(dict[Any, bytes]):
     """Bytes of values that come again and again; each is worked out once, as long as they are not too many."""
 
-    def __init__(self, write: Callable[[Any], bytes]) -> None:
-        """``write`` gives a value's bytes, or raises."""
+    def __init__(self, write: Callable[[Any], bytes], most: int = _REMEMBERED) -> None:
+        """``write`` gives a value's bytes, or raises; ``most``: so many are remembered."""
         super().__init__()
-        self._write = write
+        self._write, self._most = write, most
 
     def __missing__(self, value: Any) -> bytes:
         data = self._write(value)
         if len(data) <= _REMEMBERED_BYTES:
-            if len(self) >= _REMEMBERED:
+            if len(self) >= self._most:
                 self.clear()
             self[value] = data
         return data

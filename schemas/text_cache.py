@@ -1,7 +1,7 @@
 """Texts that come again and again, such as server ids, found by their bytes for whole columns at a time.
 
-A direct-mapped cache: each text has one slot, a later one of the same slot takes its place. So it never grows, hostile
-ids cost a miss each, and a hit is exact: it compares every byte.
+A cache of two ways: each text has two slots, a later one may take its place. It grows with what it holds up to a fixed
+size, so hostile ids cost a miss each and no more memory, and a hit is exact: it compares every byte.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from schemas.batch import Ints, Objects
 
-_SLOT_BITS = 16
+_SLOT_BITS, _MOST_SLOT_BITS = 12, 19  # 50 MB a column at worst, of half a million long texts
 _WORDS = 8  # longer texts (64 bytes) are decoded each time
 _FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # masks, by how many
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Knuth's multiplicative hashing (TAOCP 6.4)
 _HALF = np.uint64(32)
-_TO_SLOT = np.uint64(64 - _SLOT_BITS)
+_NONE = -1
 
 
 class Bytes(Protocol):
@@ -33,10 +33,14 @@ class TextCache:
     """Decodes UTF-8, one cache a column. Not for several threads at a time."""
 
     def __init__(self) -> None:
-        # Pages that no text touches take no memory.
-        self._lengths = np.full(1 << _SLOT_BITS, -1, np.int64)
-        self._words = np.zeros((_WORDS, 1 << _SLOT_BITS), np.uint64)
-        self._texts: Objects = np.empty(1 << _SLOT_BITS, object)
+        self._resize(_SLOT_BITS)
+
+    def _resize(self, bits: int) -> None:
+        """Begin anew, with room for so many."""
+        self._bits, self._used = bits, 0
+        self._lengths = np.full(1 << bits, _NONE, np.int64)
+        self._words = np.zeros((_WORDS, 1 << bits), np.uint64)  # pages that no text touches take no memory
+        self._texts: Objects = np.empty(1 << bits, object)
 
     def texts(self, source: Bytes, starts: Ints, lengths: Ints) -> tuple[Objects, list[int]]:
         """The texts at ``starts``, of ``lengths`` bytes.
@@ -48,19 +52,34 @@ class TextCache:
         if longest > 8 * _WORDS:
             return self._mixed(source, starts, lengths)
         words = _words(source, starts, lengths, longest)
-        slots = _slots(words, lengths)
-        same = self._lengths[slots] == lengths
-        for known, word in zip(self._words, words, strict=False):
-            same &= known[slots] == word
+        hashes = _hashes(words, lengths)
+        slots = self._slots(hashes, 0)
+        missed = (~self._hits(slots, words, lengths)).nonzero()[0]
+        if len(missed):
+            others = self._slots(hashes[missed], 1)
+            hits = self._hits(others, [word[missed] for word in words], lengths[missed])
+            slots[missed[hits]] = others[hits]
+            missed = missed[~hits]
         found = self._texts.take(slots)
-        missed = (~same).nonzero()[0]
         if not len(missed):
             return found, []
         found[missed], bad = _decoded(source.data, starts[missed], lengths[missed])
         bad = missed[bad].tolist()
         good = np.setdiff1d(missed, bad, assume_unique=True) if bad else missed
-        self._remember(good, slots, lengths, words, found)
+        self._remember(hashes[good], lengths[good], [word[good] for word in words], found[good])
         return found, bad
+
+    def _slots(self, hashes: NDArray[np.uint64], way: int) -> Ints:
+        """[n] each text's slot; the ways take other bits of the hash."""
+        shift = np.uint64(64 - self._bits - way * _MOST_SLOT_BITS)
+        return ((hashes >> shift) & np.uint64((1 << self._bits) - 1)).astype(np.int64)
+
+    def _hits(self, slots: Ints, words: list[NDArray[np.uint64]], lengths: Ints) -> NDArray[np.bool_]:
+        """[n] whether the text is in its slot."""
+        same: NDArray[np.bool_] = self._lengths[slots] == lengths
+        for known, word in zip(self._words, words, strict=False):
+            same &= known[slots] == word
+        return same
 
     def _mixed(self, source: Bytes, starts: Ints, lengths: Ints) -> tuple[Objects, list[int]]:
         """Some are too long for the cache."""
@@ -72,14 +91,18 @@ class TextCache:
         return found, [*short[bad].tolist(), *long[worse].tolist()]
 
     def _remember(
-        self, rows: Ints, slots: Ints, lengths: Ints, words: list[NDArray[np.uint64]], texts: Objects
+        self, hashes: NDArray[np.uint64], lengths: Ints, words: list[NDArray[np.uint64]], texts: Objects
     ) -> None:
-        taken, first = np.unique(slots[rows], return_index=True)  # two texts of one slot must not mix
-        rows = rows[first]
-        self._lengths[taken] = lengths[rows]
-        self._texts[taken] = texts[rows]
+        if self._used > 1 << self._bits - 2 and self._bits < _MOST_SLOT_BITS:
+            self._resize(self._bits + 1)
+        slots = self._slots(hashes, 0)
+        slots = np.where(self._lengths[slots] == _NONE, slots, self._slots(hashes, 1))
+        taken, first = np.unique(slots, return_index=True)  # two texts of one slot must not mix
+        self._used += int((self._lengths[taken] == _NONE).sum())
+        self._lengths[taken] = lengths[first]
+        self._texts[taken] = texts[first]
         for known, word in zip(self._words, words, strict=False):
-            known[taken] = word[rows]
+            known[taken] = word[first]
 
 
 def _words(source: Bytes, starts: Ints, lengths: Ints, longest: int) -> list[NDArray[np.uint64]]:
@@ -94,13 +117,13 @@ def _words(source: Bytes, starts: Ints, lengths: Ints, longest: int) -> list[NDA
     return words
 
 
-def _slots(words: Iterable[NDArray[np.uint64]], lengths: Ints) -> Ints:
-    """[n] each text's slot."""
+def _hashes(words: Iterable[NDArray[np.uint64]], lengths: Ints) -> NDArray[np.uint64]:
+    """[n] a number for each text, of which every bit depends on all of it."""
     mixed = lengths.astype(np.uint64)
     for word in words:
         mixed = (mixed ^ word) * _MIX
         mixed ^= mixed >> _HALF
-    return ((mixed * _MIX) >> _TO_SLOT).astype(np.int64)
+    return mixed * _MIX
 
 
 def _decoded(data: bytes, starts: Ints, lengths: Ints) -> tuple[Objects, list[int]]:
