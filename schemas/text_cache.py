@@ -93,7 +93,7 @@ class TextCache:
     def _remember(
         self, hashes: NDArray[np.uint64], lengths: Ints, words: list[NDArray[np.uint64]], texts: Objects
     ) -> None:
-        if self._used > 1 << self._bits - 2 and self._bits < _MOST_SLOT_BITS:
+        if 4 * self._used > 1 << self._bits and self._bits < _MOST_SLOT_BITS:
             self._resize(self._bits + 1)
         slots = self._slots(hashes, 0)
         slots = np.where(self._lengths[slots] == _NONE, slots, self._slots(hashes, 1))

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import columnar_writing
 from schemas.batch import EventBatch
 from schemas.codec import frame
 from schemas.columnar_writing import Pieces, double, fixed, integer, integers, join, nullable, numbers, text, texts
@@ -120,11 +119,10 @@ def test_parts_are_joined_row_by_row() -> None:
     assert join([b"a", integers(np.array([], np.int64))], 0) == []
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded() -> None:
     """However many and long the texts are: few are kept, and all are right."""
-    monkeypatch.setattr(columnar_writing, "_REMEMBERED", 10)
     values = [f"server-{i}" for i in range(100)] + ["x" * 1000] * 3
-    pieces = Pieces(text)
+    pieces = Pieces(text, most=10)
 
     assert pieces.of(values + values) == [written("string", v) for v in values + values]
     assert len(pieces) <= 10
