@@ -179,7 +179,7 @@ class Service:
         self._restore()
         waiting = bool(self._restorer.waiting or self._starting)
         self._restoring = len(self._restorer.waiting) + len(self._starting)
-        batches = self._inbox.poll(self._options.poll_records, 0 if waiting else self._options.poll_seconds)
+        batches = self._inbox.poll(self._options.poll_records, 0 if waiting else self._poll_seconds())
         self._polled_at = self._clock()
         states = {partition: self.core.state(partition) for partition in batches}
         for partition, records in batches.items():
@@ -194,6 +194,13 @@ class Service:
         if now - self._committed_at >= self._options.commit_seconds:
             self._commit()
         self._report(now)
+
+    def _poll_seconds(self) -> float:
+        """How long to wait for records: what is to be committed is not kept waiting with them."""
+        if not self._ledger:
+            return self._options.poll_seconds
+        due_at = max(self._committed_at + self._options.commit_seconds, self._write_again_at)
+        return min(self._options.poll_seconds, max(due_at - self._clock(), 0.0))
 
     def _process(self, partition: int, records: Records) -> None:
         """A whole batch into the ledger, or nothing of it."""
@@ -219,9 +226,10 @@ class Service:
 
     def _commit(self) -> None:
         """The one place that commits: what the ledger holds and the offsets it was made from, in one round."""
-        self._committed_at = self._clock()
-        if not self._ledger or self._failed or self._broken or self._clock() < self._write_again_at:
+        now = self._clock()
+        if not self._ledger or self._failed or self._broken or now < self._write_again_at:
             return
+        self._committed_at = now  # not of a turn without anything: what comes after a silence is committed at once
         entries = self._ledger.open()
         positions: dict[int, Position] = {}
 
