@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from consumer.core import Core
+from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
 from consumer.published import StepReader
-from consumer.service import AT_LEAST_ONCE, EXACTLY_ONCE, Service, ServiceOptions
+from consumer.service import Service
 from consumer.startup import codecs
 from devstack import Stack, start_stack
 from models.artifact import Model

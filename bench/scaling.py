@@ -10,7 +10,7 @@ from bench.measure import interleaved, inverse, rate, ratios
 from bench.tables import Report
 from consumer.core import Core
 from consumer.messages import Incoming, Records
-from consumer.service import ServiceOptions
+from consumer.options import ServiceOptions
 from consumer.startup import codecs
 from models import artifact
 from models.artifact import Model
@@ -111,7 +111,7 @@ class _Feed:
 
     def _process(self, records: Records) -> None:
         for start in range(0, len(records), _CHUNK):
-            for _ in self._core.process(0, records.cut(start, start + _CHUNK)):
+            for _ in self._core.process(0, records.cut(start, start + _CHUNK)).records:
                 pass
 
 

@@ -3,8 +3,9 @@
 What it publishes is a function of the log alone, so that whoever reads the log again publishes the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import structlog
@@ -15,7 +16,7 @@ from consumer.messages import Headers, Outgoing, Records
 from consumer.position import Mark
 from consumer.published import GROUP, SOURCE_OFFSET
 from models.artifact import Model
-from models.partition import DueWindows, Partition
+from models.partition import Closing, DueWindows, Partition
 from models.runtime import Quantiles, Started
 from models.windows import ClosedSteps, PublishedSteps
 from schemas.batch import EventBatch, Ints, Rejection
@@ -63,6 +64,18 @@ class Decoded:
     events: EventBatch
     kept: list[int]
     refused: list[Rejection]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a batch leads to, in order.
+
+    Attributes:
+        forecasts: at most so many of them. records: they are made, with their inference, while they are asked for.
+    """
+
+    forecasts: int
+    records: Iterator[Outgoing]
 
 
 class Core:
@@ -133,8 +146,8 @@ class Core:
             oldest_needed_step=state.oldest_needed_step() if begun else None,
         )
 
-    def process(self, partition: int, records: Records) -> Iterable[Outgoing]:
-        """Feed consecutive records of a partition; yields what to publish, in order. Exhaust it.
+    def process(self, partition: int, records: Records) -> Output:
+        """Feed consecutive records of a partition; what to publish is made while it is asked for. Exhaust it.
 
         Raises:
             UnreachableError: a schema id is not cached and the registry does not answer; nothing was changed.
@@ -149,10 +162,9 @@ class Core:
                 decoded_before.events, before.offset[decoded_before.kept], before.timestamp_ms[decoded_before.kept],
                 exact=assigned.exact,
             )  # fmt: skip
-        # The state is held here: it may be given away while its output waits for the broker.
-        return self._publish(partition, assigned.state, new, decoded)
+        return self._advance(partition, assigned.state, new, decoded)
 
-    def _publish(self, partition: int, state: Partition, records: Records, decoded: Decoded) -> Iterable[Outgoing]:
+    def _advance(self, partition: int, state: Partition, records: Records, decoded: Decoded) -> Output:
         kept = decoded.kept
         offset, appended = records.offset[kept], records.timestamp_ms[kept]
         jumps = state.jumps
@@ -162,9 +174,14 @@ class Core:
             log.warning("event time jumped by more than a window", partition=partition, watermark_ms=state.watermark_ms)
         self.counts.events += len(decoded.events) - len(invalid)
         refused = decoded.refused + [Rejection(kept[r.row], r.stage, r.reason) for r in invalid]
-        yield from self._dead_letters(partition, records, refused)
+        letters = self._dead_letters(partition, records, refused)
+        # The state is held here: it may be given away while its output waits for the broker.
+        return Output(len(closing), chain(letters, self._closed(partition, closing, state.keys, offset)))
+
+    def _closed(self, partition: int, closing: Closing, keys: list[str], offset: Ints) -> Iterator[Outgoing]:
+        """``offset``: [n] of the events."""
         for closed, blocks in closing:
-            yield from self._steps(partition, closed, state.keys, offset[closed.closer])
+            yield from self._steps(partition, closed, keys, offset[closed.closer])
             for due, started in self._ahead(blocks):
                 yield from self._forecasts(partition, due, started.result(), offset[due.steps.closer])
 

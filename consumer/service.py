@@ -1,15 +1,15 @@
 """The service: poll, process, write, commit; how partitions come and go; and the order in which it stops.
 
-A batch is processed whole, with its inference, before a round of writing begins: the round lasts as long as writing
-does. What is committed of a partition is where its log stood after the last whole batch. Order of a stop: finish the
-batch if there is time, write and commit, leave the group, close.
+A batch is processed whole, with its inference, before a round of writing begins, so that the round lasts as long as
+writing does; one of few forecasts is written while it is made. What is committed of a partition is where its log stood
+after the last whole batch. Order of a stop: finish the batch if there is time, write, commit, leave the group, close.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -19,46 +19,22 @@ from consumer.changelog import Changelog
 from consumer.core import Core
 from consumer.delivery import AbortedError, AtLeastOnce, BrokenError, Delivery, ExactlyOnce
 from consumer.inbox import Inbox
-from consumer.ledger import Ledger
+from consumer.ledger import Entry, Ledger
 from consumer.messages import Outgoing, Records
+from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
 from consumer.outbox import GivenUpError
 from consumer.position import Mark, Position
 from consumer.published import StepReader
 from consumer.restore import Restored, Restorer
+from models.partition import Partition
 from schemas.errors import UnreachableError
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
-EXACTLY_ONCE, AT_LEAST_ONCE = "exactly_once", "at_least_once"
 _REPORT_SECONDS = 10.0
 _STUCK_SECONDS = 120.0  # a block of inference takes a second
+_MANY_FORECASTS, _MOST_STREAMED = 100, 1_000  # of a batch that is written while it is made
 _POLL_SECONDS = 0.5  # between two polls while a batch is processed
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceOptions:
-    """How the service runs.
-
-    Attributes:
-        guarantee: ``exactly_once`` or ``at_least_once``.
-        instance_id: of this member; the same in its next life.
-        poll_records: most records of one batch. poll_seconds: longest wait for one.
-        commit_seconds: shortest time between commits; ``commit_bytes`` of output commit at once.
-        retry_seconds: pause of a partition whose schema cannot be looked up now, and of a round that was aborted.
-        shutdown_timeout_seconds: longest time to deliver what is left when asked to stop, or when a partition goes.
-        until_idle_seconds: end after so long without anything to read; None: never.
-    """
-
-    group_id: str = "fleetcast"
-    guarantee: str = EXACTLY_ONCE
-    instance_id: str = "fleetcast"
-    poll_records: int = 20_000
-    poll_seconds: float = 0.1
-    commit_seconds: float = 0.2
-    commit_bytes: int = 16 << 20
-    retry_seconds: float = 1.0
-    shutdown_timeout_seconds: float = 10.0
-    until_idle_seconds: float | None = None
 
 
 class Service:
@@ -213,34 +189,76 @@ class Service:
             self._inbox.rewind(partition, int(records.offset[0]))
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return
-        made: list[Outgoing] = []
-        for record in output:
-            made.append(record)
-            if self._clock() - self._polled_at >= _POLL_SECONDS:
-                self._while_processing()
-                if self.core.state(partition) is not state:
-                    return  # given away meanwhile: its next owner makes all of it
-        self._ledger.add(partition, made, self.core.mark(partition, int(records.offset[-1]) + 1))
+        batch = self._batch(partition, state, int(records.offset[-1]) + 1, output.records)
+        if self._is_worth_a_round(output.forecasts):
+            self._commit(self._streamed(partition, batch))
+        if self._broken:
+            return
+        for _ in batch:  # also what an aborted round left of it
+            pass
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 
-    def _commit(self) -> None:
-        """The one place that commits: what the ledger holds and the offsets it was made from, in one round."""
+    def _batch(
+        self, partition: int, state: Partition | None, following: int, output: Iterable[Outgoing]
+    ) -> Iterator[Outgoing]:
+        """What a batch leads to; in the end it is in the ledger, unless its partition went: its next owner makes it.
+
+        ``following``: the offset after its last record.
+        """
+        made = []
+        for record in output:
+            made.append(record)
+            yield record
+            if self._clock() - self._polled_at >= _POLL_SECONDS:
+                self._while_processing()
+            if self.core.state(partition) is not state:
+                return
+        if self.core.state(partition) is state:
+            self._ledger.add(partition, made, self.core.mark(partition, following))
+
+    def _is_worth_a_round(self, forecasts: int) -> bool:
+        """Whether a batch is written while it is made: its last forecast is out sooner, and the round is not long."""
+        now, options = self._clock(), self._options
+        due = now - self._committed_at >= options.commit_seconds or forecasts >= _MANY_FORECASTS
+        return 0 < forecasts <= _MOST_STREAMED and due and now >= self._write_again_at
+
+    def _streamed(self, partition: int, batch: Iterator[Outgoing]) -> Iterator[Outgoing]:
+        """The records of a batch for the round that is being written.
+
+        Raises:
+            AbortedError: a partition went whose records are in the round. The batch is whole all the same, or gone.
+        """
+        for record in batch:
+            yield record
+            if self._ledger.changes != self._changes_then:
+                break
+        if self._ledger.changes != self._changes_then or partition not in self._ledger.open():
+            raise AbortedError("a partition went while its records were made")
+
+    def _commit(self, batch: Iterator[Outgoing] | None = None) -> None:
+        """The one place that commits: what the ledger holds and the offsets it was made from, in one round.
+
+        ``batch``: goes with them while it is made; the ledger has it in the end.
+        """
         now = self._clock()
-        if not self._ledger or self._failed or self._broken or now < self._write_again_at:
+        nothing = not self._ledger and batch is None
+        if nothing or self._failed or self._broken or now < self._write_again_at:
             return
         self._committed_at = now  # not of a turn without anything: what comes after a silence is committed at once
-        entries = self._ledger.open()
+        records = (record for entry in self._ledger.open().values() for record in entry.records)
+        entries: dict[int, Entry] = {}
         positions: dict[int, Position] = {}
 
         def offsets(ends: dict[int, int]) -> list[TopicPartition]:
+            entries.update(self._ledger.open())
             for partition, entry in entries.items():
                 positions[partition] = self._position(partition, entry.mark, ends)
             return [self._inbox.offset(p, at.resume_offset, at.metadata()) for p, at in positions.items()]
 
         self._writing, self._changes_then = True, self._ledger.changes
         try:
-            self._delivery.write((r for entry in entries.values() for r in entry.records), offsets)
+            self._delivery.write(records if batch is None else chain(records, batch), offsets)
         except AbortedError:
             self._write_again_at = self._clock() + min(self._options.retry_seconds, 0.5)
             return

@@ -26,6 +26,23 @@ class DueWindows:
     windows: WindowBatch
 
 
+class Closing:
+    """Closed steps in parts, each with its due windows in blocks; ``len``: observed ones, so at most as many forecasts.
+
+    Exhaust the parts, and each part's windows before the next part, before feeding more: they read the live rings.
+    """
+
+    def __init__(self, steps: int, parts: Iterator[tuple[ClosedSteps, Iterator[DueWindows]]]) -> None:
+        """The parts can be had once."""
+        self._steps, self._parts = steps, parts
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[tuple[ClosedSteps, Iterator[DueWindows]]]:
+        return self._parts
+
+
 class Partition:
     """State of one input partition: its servers' open steps and windows."""
 
@@ -87,7 +104,7 @@ class Partition:
 
     def advance(
         self, batch: EventBatch, offset: Ints, record_time: Ints | None = None
-    ) -> tuple[Iterator[tuple[ClosedSteps, Iterator[DueWindows]]], list[Rejection]]:
+    ) -> tuple[Closing, list[Rejection]]:
         """Feed events in the log's order.
 
         Args:
@@ -96,8 +113,7 @@ class Partition:
             record_time: [n] their records' timestamps in ms; None where the log has none (a file).
 
         Returns:
-            Closed steps in parts, each with its due windows in blocks, and the events that were refused. Exhaust the
-            parts, and each part's windows before the next part, before feeding more: they read the live rings.
+            What closes, which must be exhausted, and the events that were refused.
         """
         rejected = validate(batch, self.contract)
         if record_time is None:
@@ -112,7 +128,7 @@ class Partition:
         events = batch.take(rows)
         cells = self._open.advance(self._slots_of(events), events, record_time[rows], offset[rows])
         cells.closer[:] = rows[cells.closer]
-        return self._parts(Windows.parts(cells)), sorted(rejected, key=lambda r: r.row)
+        return Closing(len(cells), self._parts(Windows.parts(cells))), sorted(rejected, key=lambda r: r.row)
 
     def restore(self, steps: PublishedSteps) -> None:
         """Rebuild windows from steps that were published, in the order of the log; before any event is fed.

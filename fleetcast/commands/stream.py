@@ -167,9 +167,10 @@ def consume(
     from consumer.eviction import evict
     from consumer.health import health_server
     from consumer.instance import Instance
+    from consumer.options import ServiceOptions
     from consumer.ownership import check_owner
     from consumer.published import StepReader
-    from consumer.service import Service, ServiceOptions
+    from consumer.service import Service
     from consumer.startup import Patience, check_topics, codecs
     from models import artifact
     from schemas.contract import Contract

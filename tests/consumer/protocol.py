@@ -23,9 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from consumer.core import Codecs, Core
 from consumer.encoding import ForecastEncoder, StepEncoder
 from consumer.messages import Incoming, Outgoing, Records
+from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
 from consumer.position import parse
 from consumer.published import StepReader
-from consumer.service import AT_LEAST_ONCE, EXACTLY_ONCE, Service, ServiceOptions
+from consumer.service import Service
 from models.artifact import Model
 from models.samples import History
 from schemas.batch import EventBatch
@@ -286,7 +287,7 @@ class Protocol(RuleBasedStateMachine):
         for partition, records in self.inputs.items():
             core = new_core(self.model, Schemas())
             core.add(partition)
-            expected += core.process(partition, Records.of(records))
+            expected += core.process(partition, Records.of(records)).records
         found = [e.record for topic in OUT for p in PARTITIONS for e in self.broker.visible((topic, p))]
         same(self._counted(steps(found)), self._counted(steps(expected)))
         once = not self.wiped and self.guarantee == EXACTLY_ONCE

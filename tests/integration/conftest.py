@@ -15,9 +15,10 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from consumer.core import Core
+from consumer.options import ServiceOptions
 from consumer.ownership import check_owner
 from consumer.published import StepReader
-from consumer.service import Service, ServiceOptions
+from consumer.service import Service
 from consumer.startup import check_topics, codecs
 from devstack import Stack
 from models.artifact import Model

@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from consumer.delivery import AbortedError, ExactlyOnce
-from consumer.service import AT_LEAST_ONCE, Service
+from consumer.options import AT_LEAST_ONCE
+from consumer.service import Service
 from models.artifact import Model
 from schemas.contract import Contract
 from schemas.errors import MismatchError
