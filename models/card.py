@@ -180,13 +180,17 @@ def _breaches(breaches: Breaches) -> Iterator[str]:
         f"windows ({_percent(breaches.share)} % of all) of {breaches.servers} servers; warning: median time before."
     )
     yield _table(BREACHES_HEAD, breaches_table(breaches))
-    if (chosen := best(breaches.total)) is None:
-        yield "A precision of 80 % is reached at no probability."
-    else:
-        yield (
-            f"Best recall at a precision of 80 % or more: {_percent(breaches.total[chosen].recall)} %, with an alarm "
-            f"from a probability of {chosen:g}."
-        )
+    for curve, whose in (
+        (breaches.total, "an alarm"),
+        (breaches.confirmed, "an alarm that the forecast before confirms"),
+    ):
+        if (chosen := best(curve)) is None:
+            yield f"With {whose} a precision of 80 % is reached at no probability."
+        else:
+            yield (
+                f"Best recall at a precision of 80 % or more, with {whose}: {_percent(curve[chosen].recall)} %, from a "
+                f"probability of {chosen:g}."
+            )
     if breaches.kinds:
         rows = [
             (kind, str(f.judged), str(f.foreseen), _percent(f.recall), _rounded(f.warning_minutes))

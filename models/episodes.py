@@ -8,11 +8,13 @@ most ``GAP_STEPS`` steps without alarm between them are one run.
 - An episode that begins at step s is foreseen when a run stands at the forecast issued ``LEAD_STEPS`` steps before s:
   its last alarm by then is at most ``GAP_STEPS`` steps old. The warning is the time from the run's first alarm to s, at
   most the horizon: an older alarm did not speak of s. Episodes without a forecast issued then are left out.
+- An alarm is confirmed where the forecast before alarms too, as the ``for`` of a Prometheus rule has it: a burst of one
+  step makes one forecast alarm, and a step later it is known for what it was.
 - A run is right when an episode begins while it stands or within the horizon of its first alarm. Runs whose horizon
   reaches beyond the server's last observed step are left out.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +145,12 @@ class Track:
     begins: Ints
     last: int
     quiet: Bools
+
+    def confirmed(self, every: int) -> "Track":
+        """The same, of alarms that this forecast and the one before agree on; NaN where there is none before."""
+        lower = np.minimum(self.chance[1:], self.chance[:-1])
+        both = np.append(np.nan, np.where(np.diff(self.issued) == every, lower, np.nan))[: len(self.chance)]
+        return replace(self, chance=both)
 
 
 @dataclass(slots=True)

@@ -60,6 +60,7 @@ class Breaches:
         windows, servers: forecast for it. share: of the windows that could have been.
         episodes: that began in the judged time, by target, whether or not they were drawn.
         targets: by target that has a threshold, figures by probability. total: of all of them together.
+        confirmed: those of ``total`` with alarms that the forecast before agrees with.
         kinds: by kind of labelled incident, figures at the published probability (of recall only).
     """
 
@@ -69,6 +70,7 @@ class Breaches:
     episodes: dict[str, int]
     targets: dict[str, Curve]
     total: Curve
+    confirmed: Curve
     kinds: dict[str, Foresight]
 
     def to_json(self) -> dict[str, Any]:
@@ -83,7 +85,9 @@ class Breaches:
             "episodes": self.episodes,
             "targets": {name: plain(curve) for name, curve in self.targets.items()},
             "total": plain(self.total),
+            "confirmed": plain(self.confirmed),
             "best_at_precision_80": best(self.total),
+            "best_confirmed_at_precision_80": best(self.confirmed),
             "kinds": {k: {name: found.to_json()[name] for name in of_kinds} for k, found in self.kinds.items()},
         }  # fmt: skip
 
@@ -161,6 +165,7 @@ def judge_breaches(
     samples, weight = samples.take(made), weight[made]
     chances = _chances(samples, forecast, targets, np.array(settings.quantiles))
     totals = {target.name: {p: Tally() for p in PROBABILITIES} for target in targets}
+    confirmed = {p: Tally() for p in PROBABILITIES}
     kinds: dict[str, Tally] = {}
     for slot in np.unique(samples.slot).tolist():
         rows = np.flatnonzero(samples.slot == slot)
@@ -170,6 +175,8 @@ def judge_breaches(
             for p in PROBABILITIES:
                 found, warnings = tally(track, p, settings.horizon_steps, settings.forecast_every_steps)
                 totals[target.name][p].add(found)
+                twice = track.confirmed(settings.forecast_every_steps)
+                confirmed[p].add(tally(twice, p, settings.horizon_steps, settings.forecast_every_steps)[0])
                 if p == PUBLISHED and incidents is not None:
                     _add_kinds(kinds, incidents, history, slot, {s + truth.first: w for s, w in warnings.items()})
     total = {p: _together(by_p[p] for by_p in totals.values()) for p in PROBABILITIES}
@@ -181,6 +188,7 @@ def judge_breaches(
         episodes={target.name: truth.episodes(i) for i, target in enumerate(targets)},
         targets={name: {p: t.foresight(seconds) for p, t in by_p.items()} for name, by_p in totals.items()},
         total={p: t.foresight(seconds) for p, t in total.items()},
+        confirmed={p: t.foresight(seconds) for p, t in confirmed.items()},
         kinds={kind: kinds[kind].foresight(seconds) for kind in sorted(kinds)},
     )
 

@@ -114,11 +114,13 @@ def _breaches(breaches: Breaches) -> list[str]:
         f"breaches foreseen at p >= {PUBLISHED}, {breaches.windows} windows ({100 * breaches.share:.1f} % of all) of "
         f"{breaches.servers} servers"
     )
-    by_p = [(f"p >= {p:g}", "", *_figures(breaches.total, p)) for p in breaches.total]
-    parts = [head, _aligned(BREACHES_HEAD, breaches_table(breaches)), _aligned(("total", *BREACHES_HEAD[1:]), by_p)]
-    chosen = best(breaches.total)
-    found = "no p reaches it" if chosen is None else f"{_percent(breaches.total[chosen].recall)} % at p >= {chosen:g}"
-    parts.append(f"best recall at a precision of 80 % or more: {found}")
+    parts = [head, _aligned(BREACHES_HEAD, breaches_table(breaches))]
+    for title, curve in (("total", breaches.total), ("confirmed by two", breaches.confirmed)):
+        by_p = [(f"p >= {p:g}", "", *_figures(curve, p)) for p in curve]
+        parts.append(_aligned((title, *BREACHES_HEAD[1:]), by_p))
+        chosen = best(curve)
+        found = "no p reaches it" if chosen is None else f"{_percent(curve[chosen].recall)} % at p >= {chosen:g}"
+        parts.append(f"best recall at a precision of 80 % or more: {found}")
     if breaches.kinds:
         rows = [
             (kind, str(f.judged), str(f.foreseen), _percent(f.recall), _number(f.warning_minutes))

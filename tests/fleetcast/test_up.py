@@ -26,9 +26,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(model: Path, folder: Path, *arguments: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "fleetcast", "up", "--broker", "embedded", "--registry", "embedded",
                "--servers", "3", "--model", str(model), *arguments]  # fmt: skip
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
-    )
+    environment = {
+        **os.environ, "TMPDIR": str(folder), "FLEETCAST_ENGINE": "openvino", "XDG_CACHE_HOME": str(model.parent),
+    }  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_without_java_forecasts_arrive_and_nothing_stays(model: Path, tmp_path: Path) -> None:

@@ -136,11 +136,13 @@ def test_tells_of_groups_and_other_evaluations(trained: Trained, evaluation: Eva
     assert "unseen" not in section(card, "Skill")
 
 
-@pytest.mark.parametrize(("right", "words"), [(10, "Best recall at a precision of 80 % or more: 70.0 %"), (3, "at no")])
+@pytest.mark.parametrize(
+    ("right", "words"), [(10, "Best recall at a precision of 80 % or more, with an alarm: 70.0 %"), (3, "at no")]
+)
 def test_tells_of_breaches_foreseen(trained: Trained, evaluation: Evaluation, right: float, words: str) -> None:
     """Recall, precision and warning by target and in total, the best probability or none, and kinds of incident."""
     curve = dict.fromkeys(PROBABILITIES, foresight(right))
-    breaches = Breaches(9, 3, 0.5, {"load": 11}, {"load": curve}, curve, {"disk_fill": foresight(right)})
+    breaches = Breaches(9, 3, 0.5, {"load": 11}, {"load": curve}, curve, curve, {"disk_fill": foresight(right)})
     skill_section = section(model_card(VERSION, trained, replace(evaluation, breaches=breaches)), "Skill")
 
     assert "| load | 11 | 10 | 7 | 70.0 | 12 |" in skill_section

@@ -107,6 +107,22 @@ def test_an_alarm_is_right_when_a_breach_follows_within_the_horizon() -> None:
         assert found.alarms == len(runs(np.array(alarms))[0])
 
 
+def test_a_confirmed_alarm_is_one_that_the_forecast_before_gave_too() -> None:
+    """One forecast by itself alarms nobody; of a run the first alarm goes, and the warning with it."""
+    for alarms, confirmed, warning in (
+        ([89], 0, 0),
+        ([89, 90], 1, 0),
+        (list(range(90, 100)), 1, 9),
+        ([88, 90, 92], 0, 0),
+    ):
+        found, warnings = tally(track([100], alarms).confirmed(1), PUBLISHED, HORIZON)
+        assert (found.alarms, warnings) == (confirmed, {100: warning}), alarms
+
+    every_third = track([100], [90, 93, 96], issued=np.arange(0, 200, 3), chance=np.full(67, 0.9))
+    assert np.isnan(every_third.confirmed(1).chance).all(), "the forecast before is three steps old"
+    assert every_third.confirmed(3).chance.tolist()[1:] == [0.9] * 66
+
+
 def test_alarms_within_an_episode_and_unverifiable_ones_do_not_count() -> None:
     """Alarms count from the thirteenth step after a breach on, and runs if their whole horizon was observed."""
     assert tally(track([100], list(range(101, 113))), PUBLISHED, HORIZON)[0].alarms == 0
