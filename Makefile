@@ -50,11 +50,11 @@ test-slow: install
 chaos: install jars
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-# Every figure beside what one would pick instead, onto docs/benchmarks-latest.md and its plot. Where Quix Streams cannot
+# Every figure beside what one would pick instead, onto docs/benchmarks.md and its plot. Where Quix Streams cannot
 # be installed its row is left out. BENCH=--quick shows that it works.
 bench: install jars
 	-$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --override bench/peers/overrides.txt quixstreams
-	$(BIN)/fleetcast bench all --output docs/benchmarks-latest.md $(BENCH)
+	$(BIN)/fleetcast bench all --output docs/benchmarks.md $(BENCH)
 
 lint: install
 	$(BIN)/ruff check .

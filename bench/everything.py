@@ -7,9 +7,11 @@ from typing import cast
 
 from bench import machine
 from bench.plot import plot
-from bench.tables import Report
+from bench.tables import Report, summary
+from schemas.errors import InputError
 
 NAMES = ("inference", "codec", "stream", "latency", "restore", "memory", "scaling")
+_BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 def run(name: str, *, quick: bool) -> Report:
@@ -25,15 +27,22 @@ def run_all(*, quick: bool) -> Iterator[Report]:
 
 
 def write(reports: list[Report], file: Path) -> None:
-    """The page, and the plot beside it in ``images/``."""
+    """The figures onto a page, in the place of those of the last run, and the plot beside it in ``images/``."""
     picture = file.parent / "images" / f"{file.stem}.png"
     drawn = plot(reports, picture)
-    parts = ["# Benchmarks, as last measured", "Written by `make bench` (`fleetcast bench all`); do not edit."]
+    parts = ["Between these two marks `make bench` (`fleetcast bench all`) writes; do not edit."]
     if reports:
         parts.append(f"Machine: {machine.one_line(reports[0].machine)}.")
     if any(report.quick for report in reports):
         parts.append("**Quick runs: these figures say nothing.**")
+    parts.append(summary([goal for report in reports for goal in report.goals]))
     if drawn:
         parts.append(f"![ratios](images/{picture.name})")
+    made = "\n\n".join([_BEGIN, *parts, *(report.as_markdown() for report in reports), _END])
+    page = file.read_text("utf-8") if file.exists() else f"# Benchmarks\n\n{_BEGIN}{_END}\n"
+    before, _, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise InputError(f"{file} has no {_BEGIN} with {_END} behind it to write between")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n\n".join([*parts, *(report.as_markdown() for report in reports)]), encoding="utf-8")
+    file.write_text(before + made + after, encoding="utf-8")

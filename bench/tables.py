@@ -1,5 +1,6 @@
 """What a sub-command found: figures, goals and notes; as a table, as JSON, as Markdown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,10 +117,17 @@ class Report:
         return rows + [[f.what, *_spread(f.samples), f.unit] for f in self.figures]
 
     def _goal_rows(self) -> list[list[str]]:
-        rows = [["to reach", "median", "from", "to", "unit", "goal", ""]]
-        return rows + [
-            [g.figure.what, *_spread(g.figure.samples), g.figure.unit, g.wanted, g.verdict] for g in self.goals
-        ]
+        return _goal_rows(self.goals)
+
+
+def summary(goals: Sequence[Goal]) -> str:
+    """All goals in one Markdown table."""
+    return _markdown(_goal_rows(goals))
+
+
+def _goal_rows(goals: Sequence[Goal]) -> list[list[str]]:
+    rows = [["to reach", "median", "from", "to", "unit", "goal", ""]]
+    return rows + [[g.figure.what, *_spread(g.figure.samples), g.figure.unit, g.wanted, g.verdict] for g in goals]
 
 
 def number(value: float) -> str:

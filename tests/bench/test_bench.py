@@ -16,7 +16,7 @@ from bench.rates import FIRST_MS, appended_a_second
 from bench.tables import Report
 from fleetcast.__main__ import cli
 from fleetcast.commands.bench import SUBJECTS
-from schemas.errors import FleetcastError
+from schemas.errors import FleetcastError, InputError
 
 POSITIVE = st.floats(1e-6, 1e6)
 MACHINE = {"cpu", "cores", "vectors", "memory_gib", "load_average", "python", "librdkafka", "packages"}
@@ -132,6 +132,25 @@ def test_the_page_has_its_plot(tmp_path: Path) -> None:
     assert "## `fleetcast bench codec`" in page
     assert "say nothing" in page, "a quick run is marked"
     assert (tmp_path / "images" / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_else_stands_on_the_page_stays(tmp_path: Path) -> None:
+    """The last run's figures give way to this one's; text around them does not; a page without a place is refused."""
+    page = tmp_path / "page.md"
+    everything.write([Report("codec", "the first", quick=False)], page)
+    page.write_text("before\n" + page.read_text() + "after\n")
+
+    everything.write([Report("codec", "the second", quick=False)], page)
+
+    text = page.read_text()
+    assert text.startswith("before\n# Benchmarks")
+    assert text.endswith("after\n")
+    assert "the second" in text
+    assert "the first" not in text
+    page.write_text("mine")
+    with pytest.raises(InputError, match=r"page\.md has no <!-- bench: begin -->"):
+        everything.write([], page)
+    assert page.read_text() == "mine"
 
 
 def test_every_subject_is_offered() -> None:
