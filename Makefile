@@ -41,7 +41,7 @@ demo: install jars
 	@$(BIN)/fleetcast up $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
 test: install jars
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 test-slow: install
 	$(BIN)/pytest -m slow

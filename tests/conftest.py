@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 os.environ["FLEETCAST_ENGINE"] = "torch"
 # Under nohup it would be ignored, here and in all that the tests start; some of them are about that signal.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+_WITH_STACKS = {"bench", "chaos", "devstack", "integration"}
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -45,9 +46,10 @@ def smd_servers() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the shared stack comes late, and what treats it rudely last.
+    """What needs the shared stack comes late, and what treats it rudely last; all of it in one worker.
 
-    Tests of stacks look for processes and folders that are left behind, and know only of their own.
+    Tests of stacks look for processes and folders that are left behind, and know only of their own. They wait most of
+    the time, while another worker makes the others.
     """
 
     def rank(item: pytest.Item) -> int:
@@ -55,3 +57,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return int(shared) + int(shared and item.path.parent.name == "chaos")
 
     items.sort(key=rank)
+    for item in items:
+        if item.path.parent.name in _WITH_STACKS or item.path.name == "test_up.py":
+            item.add_marker(pytest.mark.xdist_group("stacks"))
