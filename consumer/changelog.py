@@ -7,6 +7,8 @@ restart may begin at that offset. That is a lower bound; what is read too much i
 
 from collections import deque
 
+from consumer.position import Mark, Position
+
 
 class Changelog:
     """One partition of the steps' topic, as its one writer knows it."""
@@ -27,3 +29,9 @@ class Changelog:
         while self._bounds and self._bounds[0][0] <= oldest_needed_step:
             self._start = self._bounds.popleft()[1]
         return self._start
+
+    def position(self, mark: Mark, written_to: int) -> Position:
+        """What to commit; ``written_to``: end offset of the steps that the round wrote, 0 without any."""
+        end = max(self.end, written_to)
+        start = end if mark.oldest_needed_step is None else self.start_for(mark.oldest_needed_step)
+        return Position(mark.resume_offset, mark.next_offset, mark.watermark_ms, min(start, end), end)

@@ -142,7 +142,11 @@ class ExactlyOnce:
             self._write(records, offsets)
         except BrokenError:
             self._ready = False
-            self._rebuild()
+            with contextlib.suppress(AbortedError, GivenUpError):  # neither says what became of the round
+                self._rebuild()
+            raise
+        except GivenUpError:  # the transaction is open still
+            self._ready = False
             raise
         self._fencings = 0
 

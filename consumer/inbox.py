@@ -117,6 +117,7 @@ class Inbox:
             return False
         self._at_end.pop(partition, None)
         self._held.discard(partition)
+        self._paused.discard(partition)  # whatever it waited for in its former life here
         self._stash = [m for m in self._stash if m.partition() != partition]
         return True
 

@@ -13,7 +13,7 @@ class ServiceOptions:
         guarantee: ``exactly_once`` or ``at_least_once``.
         instance_id: of this member; the same in its next life.
         poll_records: most records of one batch. poll_seconds: longest wait for one.
-        commit_seconds: shortest time between commits; ``commit_bytes`` of output commit at once.
+        commit_seconds: shortest time between commits of few forecasts; ``commit_bytes`` of output commit at once.
         retry_seconds: pause of a partition whose schema cannot be looked up now, and of a round that was aborted.
         shutdown_timeout_seconds: longest time to deliver what is left when asked to stop, or when a partition goes.
         until_idle_seconds: end after so long without anything to read; None: never.

@@ -23,7 +23,7 @@ from consumer.ledger import Entry, Ledger
 from consumer.messages import Outgoing, Records
 from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
 from consumer.outbox import GivenUpError
-from consumer.position import Mark, Position
+from consumer.position import Position
 from consumer.published import StepReader
 from consumer.restore import Restored, Restorer
 from models.partition import Partition
@@ -78,6 +78,7 @@ class Service:
         self._give_up_at: float | None = None
         self._write_again_at = 0.0
         self._current = self._failed = self._writing = self._in_callback = self._broken = False
+        self._out_of_time = False  # in the middle of a batch that is being written
         self._restoring = 0
         self._figures: dict[str, Any] = {}
         self._note_figures()
@@ -192,6 +193,8 @@ class Service:
         batch = self._batch(partition, state, int(records.offset[-1]) + 1, output.records)
         if self._is_worth_a_round(output.forecasts):
             self._commit(self._streamed(partition, batch))
+        if self._out_of_time:
+            raise GivenUpError
         if self._broken:
             return
         for _ in batch:  # also what an aborted round left of it
@@ -227,12 +230,17 @@ class Service:
         """The records of a batch for the round that is being written.
 
         Raises:
-            AbortedError: a partition went whose records are in the round. The batch is whole all the same, or gone.
+            AbortedError: a partition went whose records are in the round: the batch is whole all the same, or gone. Or
+                there is no time to finish it.
         """
-        for record in batch:
-            yield record
-            if self._ledger.changes != self._changes_then:
-                break
+        try:
+            for record in batch:
+                yield record
+                if self._ledger.changes != self._changes_then:
+                    break
+        except GivenUpError:  # there is time left for what is whole
+            self._out_of_time = True
+            raise AbortedError("stopped while its records were made") from None
         if self._ledger.changes != self._changes_then or partition not in self._ledger.open():
             raise AbortedError("a partition went while its records were made")
 
@@ -253,7 +261,7 @@ class Service:
         def offsets(ends: dict[int, int]) -> list[TopicPartition]:
             entries.update(self._ledger.open())
             for partition, entry in entries.items():
-                positions[partition] = self._position(partition, entry.mark, ends)
+                positions[partition] = self._changelogs[partition].position(entry.mark, ends.get(partition, 0))
             return [self._inbox.offset(p, at.resume_offset, at.metadata()) for p, at in positions.items()]
 
         self._writing, self._changes_then = True, self._ledger.changes
@@ -265,6 +273,9 @@ class Service:
         except BrokenError:
             self._broken = True
             return
+        except GivenUpError:  # nor is it known what became of it
+            self._broken = True
+            raise
         finally:
             self._writing = False
         for partition, position in positions.items():
@@ -273,12 +284,6 @@ class Service:
                 if (closed := entries[partition].mark.closed_before) is not None:
                     self._changelogs[partition].note(closed, position.steps_end)
         self._ledger.settle(entries)
-
-    def _position(self, partition: int, mark: Mark, ends: dict[int, int]) -> Position:
-        changelog = self._changelogs[partition]
-        end = max(changelog.end, ends.get(partition, 0))
-        start = end if mark.oldest_needed_step is None else changelog.start_for(mark.oldest_needed_step)
-        return Position(mark.resume_offset, mark.next_offset, mark.watermark_ms, min(start, end), end)
 
     def _while_processing(self) -> None:
         """A batch takes long: stay a member of the group, and end when asked to.

@@ -205,6 +205,8 @@ class FakeProducer:
 
     def init_transactions(self, _timeout: float) -> None:
         assert self._id is not None
+        if "init" in self.accidents:
+            self.accidents.pop("init")(self)
         for transaction in self._broker.transactions:
             if transaction.producer == self._id:
                 self._broker.decide(transaction, "aborted", set())

@@ -63,7 +63,7 @@ FORECAST = fastavro.parse_schema(forecast_schema())
 NAMES, SEEDS = st.sampled_from(MEMBERS), st.integers(0, 2**32 - 1)
 LOGS = st.sampled_from([OFFSETS, *((topic, p) for topic in OUT for p in PARTITIONS)])
 ACCIDENTS = st.dictionaries(
-    st.sampled_from(["begin", "produce", "flush", "send", "sent", "commit", "committed", "abort"]),
+    st.sampled_from(["init", "begin", "produce", "flush", "send", "sent", "commit", "committed", "abort"]),
     st.sampled_from(
         ["abort", "broken", "again", "crash", "away", "expire", "expelled", "expelled and told", "moved",
          "moved and told", "other"]
@@ -365,7 +365,7 @@ class Protocol(RuleBasedStateMachine):
         wait = what in ("again", "abort") or what.endswith("told")
         if point == "produce" and wait and (what != "abort" or self.guarantee == AT_LEAST_ONCE):
             raise BufferError
-        if what == "abort" and point not in ("begin", "committed", "abort"):
+        if what == "abort" and point not in ("init", "begin", "committed", "abort"):
             raise problem(KafkaError._STATE, txn_requires_abort=True)
         if what == "broken":
             producer.broken = True

@@ -2,9 +2,13 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from confluent_kafka import KafkaError
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from consumer.outbox import GivenUpError
+from tests.consumer.broker_model import problem
+from tests.consumer.client_model import FakeProducer
 from tests.consumer.protocol import AtLeastOnceProtocol, Protocol
 
 
@@ -59,4 +63,83 @@ def test_a_first_round_that_died_half_written_is_made_again(
     machine.turn(**quiet, allowance=30, commit=True, accidents={"produce": "broken"}, after=written)
 
     assert not machine.lives.keys() & {"one"}, "it died while it wrote"
+    machine.teardown()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_partition_that_goes_while_the_producer_is_made_anew_does_not_decide_the_last_round(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A round whose answer was lost had been committed: the other partition's part of it is not written again."""
+    Protocol.folder = tmp_path_factory.getbasetemp()
+    machine = Protocol()
+    machine.begin(seed=0)
+
+    def breaks(producer: FakeProducer) -> None:
+        producer.broken = True
+        raise problem(KafkaError._FATAL, fatal=True)
+
+    def moves(_: FakeProducer) -> None:
+        machine.broker.want(0, "one")
+        raise problem(KafkaError._TIMED_OUT, retriable=True)
+
+    machine.broker.want(0, "two")
+    for name in ("one", "two", "two"):  # gives it away, takes it on, restores it
+        machine._life(name).turn(0, commit=True)
+    life = machine._life("two")
+    assert life.service.core.partitions == [0, 1]
+    life.turn(10, commit=True)
+    life.turn(50, commit=False)
+    assert sorted(life.service._ledger.open()) == [0, 1], "one round will hold both partitions"
+    life.producer.accidents = {"committed": breaks, "init": moves}
+    life.turn(0, commit=True)
+
+    assert life.service.core.partitions == [1]
+    assert not machine.broker.producers["two"].accidents, "both happened"
+    machine.teardown()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_stop_in_the_middle_of_a_batch_commits_what_was_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The round that the batch was written in is aborted; those before it are written in another."""
+    Protocol.folder = tmp_path_factory.getbasetemp()
+    machine = Protocol()
+    machine.begin(seed=0)
+    life = machine._life("one")
+    life.turn(0, commit=True)
+    life.turn(6, commit=True)
+    committed = machine.broker.committed[0]
+    life.turn(12, commit=False)
+    assert machine.broker.committed[0] == committed
+    assert life.service._ledger, "a whole batch waits for the next round"
+
+    life.service._stop.set()
+    life.service._give_up_at = machine.broker.now + 6.0  # of ten seconds; half is for what is whole
+    life.consumer.allowance, life.tick = None, 0.6
+    machine.broker.now += 1.5
+    with pytest.raises(GivenUpError):
+        life.service._turn()
+    life.tick = 0.0
+    life.service._drain()
+
+    assert not life.service._ledger
+    assert machine.broker.committed[0] != committed
+    machine._bury("one")
+    machine.teardown()
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("machine_type", [Protocol, AtLeastOnceProtocol])
+def test_starting_over_ends_the_wait_for_the_registry(
+    machine_type: type[Protocol], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A partition that waited for a schema when its producer broke is read again."""
+    machine_type.folder = tmp_path_factory.getbasetemp()
+    machine = machine_type()
+    machine.begin(seed=0)
+    machine.trouble(name="one", what="dies", deaf=0, partition=0)
+    machine.registry_away(times=2)
+    machine.calm("two", allowance=1)
+    machine.trouble(name="two", what="has to start over", deaf=0, partition=0)
+
     machine.teardown()
