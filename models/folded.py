@@ -49,6 +49,8 @@ class Folded(nn.Module):
         self._past = FoldedSelection(network, network.encoder_variable_selection, tables, sequence=True)
         self._future = FoldedSelection(network, network.decoder_variable_selection, tables, sequence=True)
         self._orders = _orders(layout, self._static, self._past, self._future)
+        for what, order in self._orders.items():
+            folded(self, f"{what}_order", torch.tensor(order or [], dtype=torch.int64))
         self._context, self._hidden, self._cell, self._enrichment = (
             FoldedGrn(grn)
             for grn in (
@@ -129,7 +131,9 @@ class Folded(nn.Module):
         order = self._orders[what]
         if order is None:
             return None
-        return reals if order == list(range(reals.shape[-1])) else reals[..., order]
+        return (
+            reals if order == list(range(reals.shape[-1])) else reals.index_select(-1, getattr(self, f"{what}_order"))
+        )
 
 
 class _Attention(nn.Module):
