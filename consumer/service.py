@@ -23,6 +23,7 @@ from consumer.ledger import Entry, Ledger
 from consumer.messages import Outgoing, Records
 from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
 from consumer.outbox import GivenUpError
+from consumer.pace import Pace
 from consumer.position import Position
 from consumer.published import StepReader
 from consumer.restore import Restored, Restorer
@@ -33,7 +34,6 @@ from schemas.topics import Topics
 log = structlog.get_logger(__name__)
 _REPORT_SECONDS = 10.0
 _STUCK_SECONDS = 120.0  # a block of inference takes a second
-_MANY_FORECASTS, _MOST_STREAMED = 100, 1_000  # of a batch that is written while it is made
 _POLL_SECONDS = 0.5  # between two polls while a batch is processed
 
 
@@ -70,7 +70,7 @@ class Service:
         self.started = clock()
         self._options, self._clock, self._stop = options, clock, stop
         self._hurry = hurry or threading.Event()
-        self._ledger = Ledger()
+        self._ledger, self._pace = Ledger(), Pace()
         self._changelogs: dict[int, Changelog] = {}
         self._starting: list[Restored] = []  # restored, not yet sought to
         self._retry_at: dict[int, float] = {}
@@ -191,7 +191,9 @@ class Service:
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return
         batch = self._batch(partition, state, int(records.offset[-1]) + 1, output.records)
-        if self._is_worth_a_round(output.forecasts):
+        began = self._clock()
+        due = began - self._committed_at >= self._options.commit_seconds
+        if began >= self._write_again_at and self._pace.is_worth_a_round(output.forecasts, due=due):
             self._commit(self._streamed(partition, batch))
         if self._out_of_time:
             raise GivenUpError
@@ -199,6 +201,7 @@ class Service:
             return
         for _ in batch:  # also what an aborted round left of it
             pass
+        self._pace.note(output.forecasts, self._clock() - began)
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 
@@ -219,12 +222,6 @@ class Service:
                 return
         if self.core.state(partition) is state:
             self._ledger.add(partition, made, self.core.mark(partition, following))
-
-    def _is_worth_a_round(self, forecasts: int) -> bool:
-        """Whether a batch is written while it is made: its last forecast is out sooner, and the round is not long."""
-        now, options = self._clock(), self._options
-        due = now - self._committed_at >= options.commit_seconds or forecasts >= _MANY_FORECASTS
-        return 0 < forecasts <= _MOST_STREAMED and due and now >= self._write_again_at
 
     def _streamed(self, partition: int, batch: Iterator[Outgoing]) -> Iterator[Outgoing]:
         """The records of a batch for the round that is being written.

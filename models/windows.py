@@ -254,15 +254,18 @@ class Windows:
         position = np.arange(settings.encoder_steps)
         inside = position < lengths[:, None]
         at = np.where(inside, steps[:, None] - lengths[:, None] + 1 + position, steps[:, None]) % self._ring
-        row = slots[:, None]
+        flat = slots[:, None] * self._ring + at
+        reals, codes, held = (_by_step(x).take(flat, axis=0) for x in (self._values, self._codes, self._held))
+        if not inside.all():
+            reals[~inside], codes[~inside], held[~inside] = 0, 0, False
         n_categories = len(contract.categories)
         statics = enums[:, n_categories : n_categories + len(contract.statics)]
         return WindowBatch(
-            reals=np.where(inside[..., None], self._values[row, at], np.float32(0)),
-            categories=np.where(inside[..., None], self._codes[row, at], 0).astype(np.int64),
+            reals=reals,
+            categories=codes.astype(np.int64),
             statics=statics.astype(np.int64),
             lengths=lengths.astype(np.int64),
-            held=(self._held[row, at] & inside).sum(axis=1),
+            held=held.sum(axis=1),
             last_step=steps.astype(np.int64),
             lag=self._season_lag(slots, steps, lengths, available),
         )
