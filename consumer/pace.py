@@ -14,7 +14,7 @@ class Pace:
         self._seconds = _SECONDS_A_FORECAST
 
     def note(self, forecasts: int, seconds: float) -> None:
-        """A batch was made; only of many forecasts does its time speak of them."""
+        """A batch was made, with so many of them: only of many does its time speak, and steps alone say nothing."""
         if forecasts >= _MANY_FORECASTS:
             self._seconds += _WEIGHT * (seconds / forecasts - self._seconds)
 

@@ -191,7 +191,7 @@ class Service:
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return
         batch = self._batch(partition, state, int(records.offset[-1]) + 1, output.records)
-        began = self._clock()
+        began, made = self._clock(), self.core.counts.forecasts
         due = began - self._committed_at >= self._options.commit_seconds
         if began >= self._write_again_at and self._pace.is_worth_a_round(output.forecasts, due=due):
             self._commit(self._streamed(partition, batch))
@@ -201,7 +201,7 @@ class Service:
             return
         for _ in batch:  # also what an aborted round left of it
             pass
-        self._pace.note(output.forecasts, self._clock() - began)
+        self._pace.note(self.core.counts.forecasts - made, self._clock() - began)
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 
@@ -219,7 +219,7 @@ class Service:
             if self._clock() - self._polled_at >= _POLL_SECONDS:
                 self._while_processing()
             if self.core.state(partition) is not state:
-                return
+                break
         if self.core.state(partition) is state:
             self._ledger.add(partition, made, self.core.mark(partition, following))
 

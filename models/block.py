@@ -20,6 +20,12 @@ def blocks(windows: WindowBatch, encoder_steps: int, block_rows: int) -> Iterato
             yield rows, windows.take(rows).padded(block_rows)
 
 
+def no_offsets(contract: Contract) -> NDArray[np.float32]:
+    """[targets, quantiles, horizon] zeros."""
+    settings = contract.settings
+    return np.zeros((len(contract.targets), len(settings.quantiles), settings.horizon_steps), np.float32)
+
+
 def blank_windows(contract: Contract, rows: int) -> WindowBatch:
     """Full windows of zeros."""
     encoder, horizon = contract.settings.encoder_steps, contract.settings.horizon_steps

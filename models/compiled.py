@@ -13,7 +13,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from models.block import BLOCK_ROWS, blank_windows
+from models.block import BLOCK_ROWS, blank_windows, no_offsets
 from models.cores import cores
 from models.graph_inputs import graph_arrays
 from models.layout import Layout
@@ -49,9 +49,7 @@ class Compiled:
         OpenVINO's bindings fill a table of types at the first request, under a lock of C++ and not under the GIL: where
         the first two requests come at once, each thread may hold what the other waits for, for ever (2026.4; seen).
         """
-        settings = self._layout.contract.settings
-        offsets = np.zeros((len(self._layout.targets), len(settings.quantiles), settings.horizon_steps), np.float32)
-        windows = blank_windows(self._layout.contract, BLOCK_ROWS)
+        windows, offsets = blank_windows(self._layout.contract, BLOCK_ROWS), no_offsets(self._layout.contract)
         for lengths in (windows.lengths, windows.lengths - 1):
             if lengths.min() > 0:
                 self.run(replace(windows, lengths=lengths), offsets)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_forecasting import TemporalFusionTransformer
 
-from models.block import blank_windows
+from models.block import blank_windows, no_offsets
 from models.folded import Folded
 from models.graph_inputs import graph_arrays
 from models.layout import Layout, Scaling
@@ -43,8 +43,7 @@ class Cuda:
         self._lock = threading.Lock()  # a graph's inputs are places in memory
         # Three decimal digits of TensorFloat-32 are too few beside the reference.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        settings, rows = layout.contract.settings, blank_windows(layout.contract, self.block_rows)
-        offsets = np.zeros((len(layout.targets), len(settings.quantiles), settings.horizon_steps), np.float32)
+        rows, offsets = blank_windows(layout.contract, self.block_rows), no_offsets(layout.contract)
         self._graphs = {
             full: _Graph(
                 copy.deepcopy(Folded(layout, scaling, network.eval(), full=full)).eval().to(device),

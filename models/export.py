@@ -18,7 +18,7 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from pytorch_forecasting import TemporalFusionTransformer
 
 from models.artifact import load
-from models.block import BLOCK_ROWS, blank_windows
+from models.block import BLOCK_ROWS, blank_windows, no_offsets
 from models.compiled import GRAPHS
 from models.folded import Folded
 from models.graph_inputs import graph_arrays
@@ -44,9 +44,7 @@ def export(layout: Layout, scaling: Scaling, network: TemporalFusionTransformer,
 
 def graph(layout: Layout, scaling: Scaling, network: TemporalFusionTransformer, *, full: bool) -> openvino.Model:
     """The folded network as a graph of fixed shapes."""
-    settings = layout.contract.settings
-    windows = blank_windows(layout.contract, BLOCK_ROWS)
-    offsets = np.zeros((len(layout.targets), len(settings.quantiles), settings.horizon_steps), np.float32)
+    windows, offsets = blank_windows(layout.contract, BLOCK_ROWS), no_offsets(layout.contract)
     arrays = tuple(torch.from_numpy(array) for array in graph_arrays(layout, windows, offsets, full=full))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own tracing

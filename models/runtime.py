@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.block import blocks
+from models.block import blocks, no_offsets
 from models.cores import cores
 from models.windows import WindowBatch
 from schemas.contract import Contract
@@ -65,7 +65,7 @@ class Runtime:
         settings, targets = contract.settings, contract.targets
         self._shape = (len(targets), len(settings.quantiles), settings.horizon_steps)
         self._encoder_steps = settings.encoder_steps
-        self._none = np.zeros(self._shape, np.float32)
+        self._none = no_offsets(contract)
         self._offsets = self._none if offsets is None else offsets
         self._engine = engine
         self._workers = ThreadPoolExecutor(cores(), "runtime", initializer=engine.prepare_thread)

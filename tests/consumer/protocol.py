@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-import fastavro
 import numpy as np
 import pytest
 from confluent_kafka import KafkaError
@@ -59,7 +58,6 @@ SCHEMAS = {
     EVENT_ID: CONTRACT.schema, OTHER_EVENT_ID: CONTRACT.schema, STEP_ID: step_schema(CONTRACT),
     FORECAST_ID: forecast_schema(),
 }  # fmt: skip
-FORECAST = fastavro.parse_schema(forecast_schema())
 NAMES, SEEDS = st.sampled_from(MEMBERS), st.integers(0, 2**32 - 1)
 LOGS = st.sampled_from([OFFSETS, *((topic, p) for topic in OUT for p in PARTITIONS)])
 ACCIDENTS = st.dictionaries(

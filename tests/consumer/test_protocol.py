@@ -143,3 +143,24 @@ def test_starting_over_ends_the_wait_for_the_registry(
     machine.trouble(name="two", what="has to start over", deaf=0, partition=0)
 
     machine.teardown()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_steps_without_forecasts_say_nothing_of_how_long_forecasts_take(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A fleet that warms up closes steps by the thousand in no time; its first forecasts are no quicker for that."""
+    Protocol.folder = tmp_path_factory.getbasetemp()
+    machine = Protocol()
+    machine.begin(seed=0)
+    machine.produce(0, n=600, seed=1, pace=15_000)
+    life = machine._life("one")
+    before = life.service._pace._seconds
+
+    life.turn(0, commit=True)
+    life.turn(None, commit=True)
+
+    counts = life.service.core.counts
+    assert counts.steps - counts.held_steps >= 100 > counts.forecasts
+    assert life.service._pace._seconds == before
+    machine.teardown()
