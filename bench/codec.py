@@ -99,9 +99,7 @@ def _closed(contract: Contract, batch: EventBatch) -> tuple[ClosedSteps, list[st
     """Steps that the events close, and the server of each."""
     partition = Partition(contract)
     parts, _ = partition.advance(batch, np.arange(len(batch)))
-    found = [closed for closed, _ in parts]
-    columns = (np.concatenate([getattr(c, name) for c in found]) for name in ClosedSteps.__slots__)
-    closed = ClosedSteps(*columns)
+    closed = ClosedSteps.concat([closed for closed, _ in parts])
     return closed, [partition.keys[slot] for slot in closed.slot.tolist()]
 
 

@@ -24,6 +24,8 @@ from schemas.codec import EventCodec
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
+_RUN_WINDOWS = 128  # at least so many are begun at once, where there are
+Item = ClosedSteps | DueWindows
 
 
 @dataclass(slots=True)
@@ -180,10 +182,14 @@ class Core:
 
     def _closed(self, partition: int, closing: Closing, keys: list[str], offset: Ints) -> Iterator[Outgoing]:
         """``offset``: [n] of the events."""
-        for closed, blocks in closing:
-            yield from self._steps(partition, closed, keys, offset[closed.closer])
-            for due, started in self._ahead(blocks):
-                yield from self._forecasts(partition, due, started.result(), offset[due.steps.closer])
+        for run, started in self._ahead(_runs(closing)):
+            done = 0
+            for item in run:
+                if isinstance(item, ClosedSteps):  # they need not wait for inference
+                    yield from self._steps(partition, item, keys, offset[item.closer])
+                else:
+                    quantiles = started.result().take(slice(done, done := done + len(item.keys)))
+                    yield from self._forecasts(partition, item, quantiles, offset[item.steps.closer])
 
     def _dead_letters(self, partition: int, records: Records, refused: list[Rejection]) -> Iterable[Outgoing]:
         for rejection in sorted(refused, key=lambda r: r.row):
@@ -201,11 +207,11 @@ class Core:
             headers: Headers = [(GROUP, self._group), (SOURCE_OFFSET, str(offset).encode())]
             yield Outgoing(self._topics.steps, server.encode(), value, headers, partition=partition)
 
-    def _ahead(self, blocks: Iterable[DueWindows]) -> Iterable[tuple[DueWindows, Started]]:
-        """Each block with its forecasts on their way; the next one is begun before it is handed out."""
-        before: tuple[DueWindows, Started] | None = None
-        for due in blocks:
-            started = due, self._runtime.start(due.windows)
+    def _ahead(self, runs: Iterable[list[Item]]) -> Iterator[tuple[list[Item], Started]]:
+        """Each run with its forecasts on their way; the next one's are begun before it is handed out."""
+        before: tuple[list[Item], Started] | None = None
+        for run in runs:
+            started = run, self._runtime.start([item.windows for item in run if isinstance(item, DueWindows)])
             if before is not None:
                 yield before
             before = started
@@ -219,3 +225,22 @@ class Core:
         self.counts.withheld += len(due.keys) - len(values)
         for server, value in zip(servers, values, strict=True):
             yield Outgoing(self._topics.forecasts, server.encode(), value)
+
+
+def _runs(closing: Closing) -> Iterator[list[Item]]:
+    """What closes, in order, cut where enough windows are due to keep all cores busy.
+
+    A part may be one step of a few servers. Their windows alone would leave cores idle and blocks half empty.
+    """
+    run: list[Item] = []
+    windows = 0
+    for closed, blocks in closing:
+        run.append(closed)
+        for due in blocks:
+            run.append(due)
+            windows += len(due.keys)
+            if windows >= _RUN_WINDOWS:
+                yield run
+                run, windows = [], 0
+    if run:
+        yield run

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.batch import Codes, Floats, Ints, Objects
+from schemas.column_batch import ColumnBatch
 
 NONE = -1  # the last step of a window that holds none
 
 
 @dataclass(slots=True)
-class Rows:
+class Rows(ColumnBatch):
     """Rows by server and step while they are appended; ``prior`` rows stand for what the window held before."""
 
     slot: Ints
@@ -29,10 +30,6 @@ class Rows:
     held: NDArray[np.bool_]
     held_inputs: NDArray[np.bool_]
     fresh: NDArray[np.bool_]
-
-    def take(self, rows: NDArray[np.bool_]) -> "Rows":
-        """The selected rows."""
-        return Rows(*(getattr(self, name)[rows] for name in Rows.__slots__))
 
 
 def fill(rows: Rows, inputs: int, max_gap: int) -> Rows:

@@ -188,17 +188,13 @@ def _grouped(parts: Iterator[tuple[list[str], WindowBatch]], size: int) -> Itera
         pending.append(windows)
         if len(keys) < size:
             continue
-        merged = _concat(pending)
+        merged = WindowBatch.concat(pending)
         full = len(keys) // size * size
         for start in range(0, full, size):
             yield keys[start : start + size], merged.take(slice(start, start + size))
         keys, pending = keys[full:], [merged.take(slice(full, None))]
     if keys:
-        yield keys, _concat(pending)
-
-
-def _concat(parts: list[WindowBatch]) -> WindowBatch:
-    return WindowBatch(*(np.concatenate([getattr(p, name) for p in parts]) for name in WindowBatch.__slots__))
+        yield keys, WindowBatch.concat(pending)
 
 
 def _write(

@@ -4,7 +4,7 @@ Stages after the network, in order: denormalise, conformal offsets, bounds, sort
 shape (``models.block``), so that what else happens to be due does not show in a server's numbers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,6 +56,10 @@ class Quantiles:
     values: Values
     finite: NDArray[np.bool_]
 
+    def take(self, rows: slice) -> "Quantiles":
+        """Those of some of the windows."""
+        return Quantiles(self.values[rows], self.finite[rows])
+
 
 class Runtime:
     """Batched inference with a trained network."""
@@ -75,11 +79,16 @@ class Runtime:
 
     def forecast(self, windows: WindowBatch) -> Quantiles:
         """Quantiles of every window, after all stages."""
-        return self.start(windows).result()
+        return self.start([windows]).result()
 
-    def start(self, windows: WindowBatch) -> "Started":
-        """Begin to forecast, in the runtime's threads; the caller may do other work meanwhile."""
-        return self._run(windows, self._offsets, self._last_stages)
+    def start(self, batches: Sequence[WindowBatch]) -> "Started":
+        """Begin to forecast, in the runtime's threads; the caller may do other work meanwhile.
+
+        ``batches``: any number of them; the result has their rows one after another.
+        """
+        if not batches:
+            return Started(Quantiles(np.empty((0, *self._shape), np.float32), np.empty(0, bool)), [])
+        return self._run(WindowBatch.concat(batches), self._offsets, self._last_stages)
 
     def raw(self, windows: WindowBatch) -> Values:
         """[B, targets, quantiles, horizon] denormalised network output, equal to the library's own ``predict()``."""

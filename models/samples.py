@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from models.partition import Partition
 from models.windows import WindowBatch
 from schemas.batch import Codes, EventBatch, Floats, Ints
+from schemas.column_batch import ColumnBatch
 from schemas.contract import Contract
 from schemas.errors import DataError
 
@@ -16,7 +17,7 @@ _MOST_BYTES = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(ColumnBatch):
     """Windows that may be gathered, a row each.
 
     Attributes:
@@ -31,10 +32,6 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.step)
-
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Samples":
-        """The selected windows."""
-        return Samples(self.slot[rows], self.step[rows], self.available[rows], self.enums[rows])
 
 
 class History:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.cells import Cells
 from models.gaps import NONE, Rows, fill
 from schemas.batch import Codes, Floats, Ints, Objects
+from schemas.column_batch import ColumnBatch
 from schemas.contract import Contract
 
 _SLACK_STEPS = 32  # steps that one chunk may append before its oldest due window must have been gathered
@@ -21,7 +22,7 @@ _UNSET = np.iinfo(np.int64).max // 2
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedSteps:
+class ClosedSteps(ColumnBatch):
     """``n`` closed steps as they are published, in the order of their closing.
 
     Attributes:
@@ -49,13 +50,9 @@ class ClosedSteps:
     def __len__(self) -> int:
         return len(self.step)
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClosedSteps":
-        """The selected steps."""
-        return ClosedSteps(*(getattr(self, name)[rows] for name in ClosedSteps.__slots__))
-
 
 @dataclass(frozen=True, slots=True)
-class PublishedSteps:
+class PublishedSteps(ColumnBatch):
     """``n`` steps as they were published once, in the order of the log; columns as in ``ClosedSteps``.
 
     Attributes:
@@ -73,13 +70,9 @@ class PublishedSteps:
     def __len__(self) -> int:
         return len(self.step)
 
-    def take(self, rows: NDArray[np.bool_]) -> "PublishedSteps":
-        """The selected steps."""
-        return PublishedSteps(*(getattr(self, name)[rows] for name in PublishedSteps.__slots__))
-
 
 @dataclass(frozen=True, slots=True)
-class WindowBatch:
+class WindowBatch(ColumnBatch):
     """Encoder windows of ``B`` servers, right-padded with zeros to the contract's ``encoder_steps`` (E).
 
     Attributes:
@@ -102,10 +95,6 @@ class WindowBatch:
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    def take(self, rows: NDArray[np.intp] | slice) -> "WindowBatch":
-        """The selected windows."""
-        return WindowBatch(*(getattr(self, name)[rows] for name in WindowBatch.__slots__))
 
     def padded(self, rows: int) -> "WindowBatch":
         """These windows, then full windows of zeros, ``rows`` in all."""

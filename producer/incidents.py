@@ -5,7 +5,7 @@ An incident raises one metric from its usual value to the breach threshold durin
 the labels are the whole truth.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from producer.lives import Lives
 from producer.noise import Noise
 from producer.profiles import DATABASE, GROUP_SIZE, WEB, profile_of
 from schemas.batch import Floats, Ints
+from schemas.column_batch import ColumnBatch
 
 MINUTE_MS, HOUR_MS, DAY_MS, WEEK_MS = 60_000, 3_600_000, 86_400_000, 604_800_000
 MONDAY_MS = 4 * DAY_MS  # 1970-01-05, a Monday
@@ -46,7 +47,7 @@ SCENARIOS = {"healthy": (0.0, 0.0), "mixed": (0.08, 0.02), "degrading": (0.2, 0.
 
 
 @dataclass(frozen=True, slots=True)
-class Incidents:
+class Incidents(ColumnBatch):
     """``n`` incidents as columns [n]; times in ms since the epoch, ``peak`` 0..1 of the room above the threshold."""
 
     server: Ints
@@ -56,15 +57,9 @@ class Incidents:
     end: Ints
     peak: Floats
 
-    def where(self, rows: NDArray[np.bool_] | Ints) -> Self:
-        """Some of them."""
-        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    @classmethod
-    def join(cls, parts: list[Self]) -> Self:
-        """All of them, by lead-in, then server."""
-        joined = cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
-        return joined.where(np.lexsort((joined.kind, joined.server, joined.lead_in_start)))
+    def ordered(self) -> Self:
+        """The same by lead-in, then server."""
+        return self.take(np.lexsort((self.kind, self.server, self.lead_in_start)))
 
 
 class Schedule:
@@ -93,9 +88,9 @@ class Schedule:
     def between(self, start_ms: int, end_ms: int) -> Incidents:
         """Those whose lead-in, breach or recovery touches [start, end)."""
         days = np.arange((start_ms - _REACH_MS) // DAY_MS, (end_ms - 1) // DAY_MS + 1)
-        found = Incidents.join([self._singles(days), self._cascading(days)])
+        found = Incidents.concat([self._singles(days), self._cascading(days)]).ordered()
         touches = (found.lead_in_start < end_ms) & (found.end + RECOVERY_MS > start_ms)
-        return found.where(touches & ~self._in_maintenance(found) & ~self._away(found))
+        return found.take(touches & ~self._in_maintenance(found) & ~self._away(found))
 
     def _singles(self, days: Ints) -> Incidents:
         """At most one a server and day."""

@@ -1,13 +1,13 @@
 """Events as columns: one batch type from the codec to the windows, and from parquet to the stream."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.column_batch import ColumnBatch
 from schemas.contract import Contract
 
 Floats = NDArray[np.float64]
@@ -17,7 +17,7 @@ Objects = NDArray[np.object_]
 
 
 @dataclass(frozen=True, slots=True)
-class EventBatch:
+class EventBatch(ColumnBatch):
     """``n`` events as arrays; columns follow the contract's ``reals``, ``enums`` and ``labels``.
 
     Attributes:
@@ -36,10 +36,6 @@ class EventBatch:
 
     def __len__(self) -> int:
         return len(self.time)
-
-    def take(self, rows: Any) -> Self:
-        """The rows that an index, mask or slice selects, in that order."""
-        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def sha256(self) -> str:
         """Over keys, times, numbers and enums: which data a model was trained on."""
@@ -63,11 +59,6 @@ class EventBatch:
             enums=np.full((n, len(contract.enums)), -1, np.int16),
             labels=np.full((n, len(contract.labels)), None, dtype=object),
         )
-
-    @classmethod
-    def concat(cls, batches: Sequence[Self]) -> Self:
-        """All events of ``batches`` (at least one), in order."""
-        return cls(*(np.concatenate([getattr(b, f.name) for b in batches]) for f in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,7 @@ def closed_steps(contract: Contract) -> tuple[list[str], ClosedSteps]:
     batch = events(contract, servers=3, steps=20, missing=0.5)
     partition = Partition(contract)
     parts, _ = partition.advance(batch, np.arange(len(batch)))
-    found = [closed for closed, _ in parts]
-    steps = ClosedSteps(*(np.concatenate([getattr(c, name) for c in found]) for name in ClosedSteps.__slots__))
+    steps = ClosedSteps.concat([closed for closed, _ in parts])
     return [partition.keys[slot] for slot in steps.slot], steps
 
 

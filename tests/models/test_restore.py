@@ -37,10 +37,6 @@ class Published:
         return PublishedSteps(keys[start:], *(columns[name][start:] for name in ROW_FIELDS))
 
 
-def take(steps: PublishedSteps, rows: slice) -> PublishedSteps:
-    return PublishedSteps(*(getattr(steps, name)[rows] for name in PublishedSteps.__slots__))
-
-
 def restored(  # noqa: PLR0917  all of it is the log
     contract: Contract, old: Partition, published: Published, log: tuple[EventBatch, np.ndarray], upto: int, cut: int
 ) -> Partition:
@@ -51,8 +47,8 @@ def restored(  # noqa: PLR0917  all of it is the log
         return new
     if published.rows:
         steps = published.since(old.oldest_needed_step())
-        new.restore(take(steps, slice(0, cut)))
-        new.restore(take(steps, slice(max(cut - 1, 0), None)))  # a step that is there twice is passed over
+        new.restore(steps.take(slice(0, cut)))
+        new.restore(steps.take(slice(max(cut - 1, 0), None)))  # a step that is there twice is passed over
     new.resume_at(old.watermark_ms)
     first_open = old.first_open_offset()
     start = upto if first_open is None else first_open // 2
