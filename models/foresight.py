@@ -42,7 +42,7 @@ from schemas.batch import Floats, Ints
 from schemas.errors import DataError, InputError
 from schemas.history import INCIDENTS
 
-PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PROBABILITIES = tuple(twentieth / 20 for twentieth in range(2, 19))
 PUBLISHED = 0.5
 BREACH_WINDOWS = 20_000
 NO_KIND = "none"  # an episode within no labelled incident

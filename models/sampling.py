@@ -17,6 +17,7 @@ from models.windows import WindowBatch
 from schemas.batch import Ints
 
 _LOOK_ROWS = 4096
+_COURSE_STEPS = 2
 CHUNK_ROWS = 16  # activations of 16 windows stay in cache; also the unit that cores share out
 
 
@@ -61,14 +62,14 @@ class WindowStream(IterableDataset[list[Chunk]]):
         seed: int,
         breach_share: float = 0.0,
     ) -> None:
-        """``samples`` to draw from. ``breach_share``: of an epoch's windows, those with a breach near."""
+        """``samples`` to draw from. ``breach_share``: of an epoch's windows, those that head for a breach."""
         self._history, self._samples = history, samples
         self._epoch_windows, self._batch_size, self._seed = min(epoch_windows, len(samples)), batch_size, seed
         contract = history.contract
         self.seen: dict[str, set[int]] = {f.name: set() for f in (*contract.categories, *contract.statics)}
         self.epoch = 0
-        self._near = np.flatnonzero(breach_near(history, samples)) if breach_share else np.array([], np.intp)
-        self._from_near = min(round(breach_share * self._epoch_windows), len(self._near))
+        self._heading = np.flatnonzero(heading_for_breach(history, samples)) if breach_share else np.array([], np.intp)
+        self._from_heading = min(round(breach_share * self._epoch_windows), len(self._heading))
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -86,11 +87,11 @@ class WindowStream(IterableDataset[list[Chunk]]):
 
     def _drawn(self, rng: np.random.Generator) -> Ints:
         every = rng.permutation(len(self._samples))
-        if not self._from_near:
+        if not self._from_heading:
             return every[: self._epoch_windows]
-        near = rng.permutation(self._near)[: self._from_near]
-        others = every[~np.isin(every, near)][: self._epoch_windows - len(near)]
-        return rng.permutation(np.concatenate([near, others]))
+        heading = rng.permutation(self._heading)[: self._from_heading]
+        others = every[~np.isin(every, heading)][: self._epoch_windows - len(heading)]
+        return rng.permutation(np.concatenate([heading, others]))
 
     def _lengths(self, samples: Samples, rng: np.random.Generator) -> Ints:
         """Lengths between min_encoder_steps and what there is."""
@@ -109,20 +110,23 @@ class WindowStream(IterableDataset[list[Chunk]]):
                 self.seen[field.name].update(np.unique(windows.statics[:, column]).tolist())
 
 
-def breach_near(history: History, samples: Samples) -> NDArray[np.bool_]:
-    """[n] whether an episode of a watched target begins in the first quarter of a window's horizon."""
+def heading_for_breach(history: History, samples: Samples) -> NDArray[np.bool_]:
+    """[n] whether some watched target is not beyond its threshold, but will be if it goes on as in its last steps.
+
+    Its mean change over ``_COURSE_STEPS`` steps is carried on for a quarter of the horizon. Only what the network sees
+    tells: drawn by what came after, windows would teach that breaches are as frequent as in the draw.
+    """
     targets = watched(history.contract)
-    near = np.zeros(len(samples), bool)
-    steps = max(history.contract.settings.horizon_steps // 4, 1)
+    heading = np.zeros(len(samples), bool)
+    ahead = max(history.contract.settings.horizon_steps // 4, 1)
     for start in range(0, len(samples), _LOOK_ROWS) if targets else ():
         part = samples.take(np.arange(start, min(start + _LOOK_ROWS, len(samples))))
         past = history.past(part, np.arange(QUIET_STEPS - 1, -1, -1))
-        future = history.future(part)[:, :steps]
+        change = (past[:, -1] - past[:, -1 - _COURSE_STEPS]) / _COURSE_STEPS
+        then = past[:, -1] + ahead * change
         for target in targets:
-            was = target.beyond(past).any(axis=1)
-            will = target.beyond(future).any(axis=1)
-            near[start : start + len(part)] |= will & ~was
-    return near
+            heading[start : start + len(part)] |= target.beyond(then) & ~target.beyond(past).any(axis=1)
+    return heading
 
 
 def validation_chunks(history: History, samples: Samples, most: int) -> list[Chunk]:

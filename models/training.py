@@ -32,8 +32,8 @@ class TrainingOptions(Strict):
         averaging: the decay of the exponential moving average of the weights, by optimiser step (Polyak averaging).
         patience: epochs without a better validation loss before training stops.
         step_weight: a step h of the horizon weighs h^-step_weight in the loss.
-        breach_share: of an epoch's windows, so many are drawn from those before which a breach is near. Breaches are
-            rare: drawn as they come, their lead-ins are a window in a hundred, and are learned last.
+        breach_share: of an epoch's windows, so many are drawn from those that head for a breach. They are rare: drawn
+            as they come, which of them breach and which are a passing burst is learned last.
     """
 
     epochs: int = Field(default=20, ge=1)

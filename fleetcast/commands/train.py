@@ -13,6 +13,7 @@ from fleetcast.finite import FiniteRange
 from fleetcast.options import Common, common, load_mapping, mapping_option
 from fleetcast.times import Time
 
+_BREACH_WINDOWS = 200_000  # two minutes, which a training is worth
 POSITIVE = FiniteRange(min=0, min_open=True)
 
 
@@ -39,7 +40,7 @@ POSITIVE = FiniteRange(min=0, min_open=True)
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True,
               help="Epochs without a better validation loss before it stops.")  # fmt: skip
 @click.option("--breach-share", type=FiniteRange(0, 0.9), default=0.25, show_default=True,
-              help="Share of an epoch's windows drawn from those just before a breach.")  # fmt: skip
+              help="Share of an epoch's windows drawn from those whose course leads to a breach.")  # fmt: skip
 @click.option("--holdout-servers", type=click.IntRange(0), default=None,
               help="Servers kept out wholly, to be judged as unseen.  [default: a tenth from 20 on]")  # fmt: skip
 @click.option("--since", type=Time(), help="Only events at or after this time.")
@@ -63,7 +64,7 @@ def train(
     from models.card import model_card
     from models.episodes import watched
     from models.evaluate import Scope, evaluate_trained
-    from models.foresight import BREACH_WINDOWS, incidents_beside
+    from models.foresight import incidents_beside
     from models.network_size import NetworkSize
     from models.plots import plots
     from models.split import within
@@ -92,7 +93,7 @@ def train(
         evaluation = evaluate_trained(fitted.judged, events, Scope(since_step=fitted.split.first_validation_step))
         fitted.final.metadata["metrics"] = evaluation.to_json()
     if test_path is not None and test_events is not None:
-        scope = Scope(breach_windows=BREACH_WINDOWS if watched(contract) else 0, incidents=incidents_beside(test_path))
+        scope = Scope(breach_windows=_BREACH_WINDOWS if watched(contract) else 0, incidents=incidents_beside(test_path))
         others["data that was never trained on"] = tested = evaluate_trained(fitted.final, test_events, scope)
         fitted.final.metadata["test_metrics"] = tested.to_json()
     with _writing(output):
