@@ -80,7 +80,7 @@ class Watched:
     threshold: float
     above: bool
 
-    def beyond(self, values: NDArray[np.float32]) -> Bools:
+    def beyond(self, values: NDArray[np.floating[Any]]) -> Bools:
         """[...] whether ``values`` [..., targets] are beyond it; not where nothing was observed."""
         value = values[..., self.column]
         return np.asarray(value > self.threshold if self.above else value < self.threshold, bool)
