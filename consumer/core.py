@@ -6,6 +6,7 @@ What it publishes is a function of the log alone, so that whoever reads the log 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import structlog
@@ -26,6 +27,7 @@ from schemas.topics import Topics
 log = structlog.get_logger(__name__)
 _RUN_WINDOWS = 128  # at least so many are begun at once, where there are
 Item = ClosedSteps | DueWindows
+Begun = tuple[list[Item], Started]  # a run, and its forecasts on their way
 
 
 @dataclass(slots=True)
@@ -69,13 +71,17 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """What a batch leads to, in order.
+class Batch:
+    """Consecutive records of a partition that were fed, and what they lead to, in order.
 
     Attributes:
+        state: the partition's when they were fed. following: the offset after the last of them.
         forecasts: at most so many of them. records: they are made, with their inference, while they are asked for.
     """
 
+    partition: int
+    state: Partition
+    following: int
     forecasts: int
     records: Iterator[Outgoing]
 
@@ -106,6 +112,16 @@ class Core:
     def servers(self) -> int:
         """Servers with a window or an open step."""
         return sum(a.state.servers for a in self._assigned.values())
+
+    def figures(self) -> dict[str, Any]:
+        """What there is and what was done, for people."""
+        counts = self.counts
+        return {
+            "partitions": len(self._assigned), "servers": self.servers,
+            "servers_with_window": self.servers_with_window, "events": counts.events, "steps": counts.steps,
+            "held": counts.held_steps, "forecasts": counts.forecasts, "withheld": counts.withheld,
+            "watermark_jumps": counts.watermark_jumps, "refused": dict(counts.refused),
+        }  # fmt: skip
 
     def add(self, partition: int) -> None:
         """Take on a partition, with nothing known of it."""
@@ -148,8 +164,11 @@ class Core:
             oldest_needed_step=state.oldest_needed_step() if begun else None,
         )
 
-    def process(self, partition: int, records: Records) -> Output:
-        """Feed consecutive records of a partition; what to publish is made while it is asked for. Exhaust it.
+    def process(self, partition: int, records: Records) -> Batch:
+        """Feed consecutive records of a partition; what to publish is made while it is asked for.
+
+        Inference of the first windows is on its way when this returns, so batches of other partitions may be begun
+        before this one is written. Exhaust a partition's output before its next batch.
 
         Raises:
             UnreachableError: a schema id is not cached and the registry does not answer; nothing was changed.
@@ -164,9 +183,13 @@ class Core:
                 decoded_before.events, before.offset[decoded_before.kept], before.timestamp_ms[decoded_before.kept],
                 exact=assigned.exact,
             )  # fmt: skip
-        return self._advance(partition, assigned.state, new, decoded)
+        state = assigned.state
+        forecasts, output = self._advance(partition, state, new, decoded)
+        return Batch(partition, state, int(records.offset[-1]) + 1, forecasts, output)
 
-    def _advance(self, partition: int, state: Partition, records: Records, decoded: Decoded) -> Output:
+    def _advance(
+        self, partition: int, state: Partition, records: Records, decoded: Decoded
+    ) -> tuple[int, Iterator[Outgoing]]:
         kept = decoded.kept
         offset, appended = records.offset[kept], records.timestamp_ms[kept]
         jumps = state.jumps
@@ -177,19 +200,30 @@ class Core:
         self.counts.events += len(decoded.events) - len(invalid)
         refused = decoded.refused + [Rejection(kept[r.row], r.stage, r.reason) for r in invalid]
         letters = self._dead_letters(partition, records, refused)
+        runs = self._begun(_runs(closing))
+        first = next(runs, None)
         # The state is held here: it may be given away while its output waits for the broker.
-        return Output(len(closing), chain(letters, self._closed(partition, closing, state.keys, offset)))
+        return len(closing), chain(letters, self._closed(partition, first, runs, state.keys, offset))
 
-    def _closed(self, partition: int, closing: Closing, keys: list[str], offset: Ints) -> Iterator[Outgoing]:
-        """``offset``: [n] of the events."""
-        for run, started in self._ahead(_runs(closing)):
-            done = 0
+    def _begun(self, runs: Iterable[list[Item]]) -> Iterator[Begun]:
+        for run in runs:
+            yield run, self._runtime.start([item.windows for item in run if isinstance(item, DueWindows)])
+
+    def _closed(
+        self, partition: int, first: Begun | None, others: Iterator[Begun], keys: list[str], offset: Ints
+    ) -> Iterator[Outgoing]:
+        """Each run's records, with the next run's forecasts on their way; ``offset``: [n] of the events."""
+        before = first
+        while before is not None:
+            following = next(others, None)
+            (run, started), done = before, 0
             for item in run:
                 if isinstance(item, ClosedSteps):  # they need not wait for inference
                     yield from self._steps(partition, item, keys, offset[item.closer])
                 else:
                     quantiles = started.result().take(slice(done, done := done + len(item.keys)))
                     yield from self._forecasts(partition, item, quantiles, offset[item.steps.closer])
+            before = following
 
     def _dead_letters(self, partition: int, records: Records, refused: list[Rejection]) -> Iterable[Outgoing]:
         for rejection in sorted(refused, key=lambda r: r.row):
@@ -206,17 +240,6 @@ class Core:
         for server, value, offset in zip(servers, values, offsets.tolist(), strict=True):
             headers: Headers = [(GROUP, self._group), (SOURCE_OFFSET, str(offset).encode())]
             yield Outgoing(self._topics.steps, server.encode(), value, headers, partition=partition)
-
-    def _ahead(self, runs: Iterable[list[Item]]) -> Iterator[tuple[list[Item], Started]]:
-        """Each run with its forecasts on their way; the next one's are begun before it is handed out."""
-        before: tuple[list[Item], Started] | None = None
-        for run in runs:
-            started = run, self._runtime.start([item.windows for item in run if isinstance(item, DueWindows)])
-            if before is not None:
-                yield before
-            before = started
-        if before is not None:
-            yield before
 
     def _forecasts(self, partition: int, due: DueWindows, quantiles: Quantiles, offsets: Ints) -> Iterable[Outgoing]:
         values = self._codecs.forecasts.encode(due, quantiles, Source(self._topics.metrics, partition, offsets))

@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from consumer.calls import Calls, StuckError
 from consumer.messages import Outgoing
+from consumer.options import AT_LEAST_ONCE, ServiceOptions
 from consumer.outbox import GivenUpError, Outbox, cannot_publish, hopeless
 from schemas.errors import FleetcastError
 
@@ -246,6 +247,20 @@ class ExactlyOnce:
         self.start()
 
 
+def delivery(
+    options: ServiceOptions,
+    kafka: dict[str, Any],
+    steps_topic: str,
+    inbox: Committing,
+    while_waiting: Callable[[], None],
+) -> Delivery:
+    """Of the guarantee that the options name; not started."""
+    if options.guarantee == AT_LEAST_ONCE:
+        return AtLeastOnce(kafka, steps_topic, inbox, while_waiting)
+    name = f"{options.group_id}.{options.instance_id}"
+    return ExactlyOnce(kafka, steps_topic, inbox, while_waiting, transactional_id=name)
+
+
 def _sort(failure: KafkaException, *, retriable: bool = False) -> None:
     """Raise what an error of the transactional interface means; return where it is to be asked again."""
     error = failure.args[0]
@@ -260,4 +275,4 @@ def _sort(failure: KafkaException, *, retriable: bool = False) -> None:
         raise cannot_publish(error) from None
 
 
-__all__ = ["AbortedError", "AtLeastOnce", "BrokenError", "Delivery", "ExactlyOnce", "GivenUpError"]
+__all__ = ["AbortedError", "AtLeastOnce", "BrokenError", "Delivery", "ExactlyOnce", "GivenUpError", "delivery"]

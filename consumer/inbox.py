@@ -131,9 +131,15 @@ class Inbox:
         return self._assigned.issuperset(partitions)
 
     def keep_alive(self) -> None:
-        """Stay a member of the group while nothing can be processed: poll without reading."""
+        """Stay a member of the group while nothing can be processed: poll without reading.
+
+        What the group says is heard behind all that was fetched, so this is forgotten first (pausing does it). It is
+        fetched again at once: librdkafka takes up to a second to begin with that (2.16, no wake-up on resume).
+        """
+        wanted = set(self._fetching)
         self._fetch(set())
         self._stash += self._events(self._consume(1, 0))  # fetched before the pause
+        self._fetch(wanted - self._held - self._paused)
 
     def poll(self, limit: int, timeout_s: float) -> dict[int, Records]:
         """Up to about ``limit`` records by partition.
@@ -152,6 +158,7 @@ class Inbox:
 
     def rewind(self, partition: int, offset: int) -> None:
         """Read again from ``offset``."""
+        self._stash = [m for m in self._stash if m.partition() != partition]
         self._consumer.seek(TopicPartition(self._topic, partition, offset))
 
     def pause(self, partition: int) -> None:

@@ -8,7 +8,7 @@ after the last whole batch. Order of a stop: finish the batch if there is time, 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -16,25 +16,25 @@ import structlog
 from confluent_kafka import TopicPartition
 
 from consumer.changelog import Changelog
-from consumer.core import Core
-from consumer.delivery import AbortedError, AtLeastOnce, BrokenError, Delivery, ExactlyOnce
+from consumer.core import Batch, Core
+from consumer.delivery import AbortedError, BrokenError, delivery
 from consumer.inbox import Inbox
 from consumer.ledger import Entry, Ledger
 from consumer.messages import Outgoing, Records
-from consumer.options import AT_LEAST_ONCE, EXACTLY_ONCE, ServiceOptions
+from consumer.options import EXACTLY_ONCE, ServiceOptions
 from consumer.outbox import GivenUpError
 from consumer.pace import Pace
 from consumer.position import Position
 from consumer.published import StepReader
 from consumer.restore import Restored, Restorer
-from models.partition import Partition
 from schemas.errors import UnreachableError
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
 _REPORT_SECONDS = 10.0
 _STUCK_SECONDS = 120.0  # a block of inference takes a second
-_POLL_SECONDS = 0.5  # between two polls while a batch is processed
+_LOOK_SECONDS = 0.5  # between two looks at what else is asked of us while a batch is processed
+_KEEP_ALIVE_SECONDS = 2.0  # between two polls meanwhile; each costs what was fetched already
 
 
 class Service:
@@ -88,15 +88,8 @@ class Service:
         self._restorer = Restorer(
             core, kafka, topics.steps, reader, self._inbox.committed, atomic=options.guarantee == EXACTLY_ONCE
         )
-        self._delivery = self._deliver(kafka, topics)
+        self._delivery = delivery(options, kafka, topics.steps, self._inbox, self._while_writing)
         self._delivery.start()
-
-    def _deliver(self, kafka: dict[str, Any], topics: Topics) -> Delivery:
-        options = self._options
-        if options.guarantee == AT_LEAST_ONCE:
-            return AtLeastOnce(kafka, topics.steps, self._inbox, self._while_writing)
-        name = f"{options.group_id}.{options.instance_id}"
-        return ExactlyOnce(kafka, topics.steps, self._inbox, self._while_writing, transactional_id=name)
 
     def status(self) -> dict[str, Any]:
         """Figures of the last turn, for people and probes; safe from any thread.
@@ -142,13 +135,18 @@ class Service:
         Raises:
             GivenUpError: the time for it is over.
         """
-        if self._give_up_at is None:
-            self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
+        self._deadline()
         while self._ledger and not self._broken:
             self._write_again_at = 0
             self._commit()
             if self._ledger:
                 self._while_writing()
+
+    def _deadline(self) -> float:
+        """When the time to end in order is over; it begins when this is asked first."""
+        if self._give_up_at is None:
+            self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
+        return self._give_up_at
 
     def _turn(self) -> None:
         if self._broken:
@@ -158,10 +156,7 @@ class Service:
         self._restoring = len(self._restorer.waiting) + len(self._starting)
         batches = self._inbox.poll(self._options.poll_records, 0 if waiting else self._poll_seconds())
         self._polled_at = self._clock()
-        states = {partition: self.core.state(partition) for partition in batches}
-        for partition, records in batches.items():
-            if self.core.state(partition) is states[partition]:  # else it went, or came back and is read anew
-                self._process(partition, records)
+        self._process(batches)
         now = self._turned_at = self._clock()
         if batches or waiting or not self._inbox.caught_up:
             self._busy_at = now
@@ -179,49 +174,61 @@ class Service:
         due_at = max(self._committed_at + self._options.commit_seconds, self._write_again_at)
         return min(self._options.poll_seconds, max(due_at - self._clock(), 0.0))
 
-    def _process(self, partition: int, records: Records) -> None:
-        """A whole batch into the ledger, or nothing of it."""
-        state = self.core.state(partition)
+    def _process(self, batches: dict[int, Records]) -> None:
+        """One partition after another; inference for the next is on its way while the one before is written."""
+        states = {partition: self.core.state(partition) for partition in batches}
+        begun: Batch | None = None
+        for partition, records in batches.items():
+            following = None
+            if not self._broken and self.core.state(partition) is states[partition]:  # else it went, or is read anew
+                following = self._begin(partition, records)
+            if begun is not None:
+                self._finish(begun)
+            begun = following
+        if begun is not None:
+            self._finish(begun)
+
+    def _begin(self, partition: int, records: Records) -> Batch | None:
+        """None where its schema cannot be looked up: nothing of it was taken in."""
         try:
-            output = self.core.process(partition, records)
+            return self.core.process(partition, records)
         except UnreachableError as error:
             log.warning("a schema cannot be looked up; its partition waits", partition=partition, error=str(error))
             self._inbox.pause(partition)
             self._inbox.rewind(partition, int(records.offset[0]))
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
-            return
-        batch = self._batch(partition, state, int(records.offset[-1]) + 1, output.records)
+            return None
+
+    def _finish(self, batch: Batch) -> None:
+        """A whole batch into the ledger, or nothing of it."""
+        records = self._made(batch)
         began, made = self._clock(), self.core.counts.forecasts
         due = began - self._committed_at >= self._options.commit_seconds
-        if began >= self._write_again_at and self._pace.is_worth_a_round(output.forecasts, due=due):
-            self._commit(self._streamed(partition, batch))
+        if began >= self._write_again_at and self._pace.is_worth_a_round(batch.forecasts, due=due):
+            self._commit(self._streamed(batch.partition, records))
         if self._out_of_time:
             raise GivenUpError
         if self._broken:
             return
-        for _ in batch:  # also what an aborted round left of it
+        for _ in records:  # also what an aborted round left of it
             pass
         self._pace.note(self.core.counts.forecasts - made, self._clock() - began)
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 
-    def _batch(
-        self, partition: int, state: Partition | None, following: int, output: Iterable[Outgoing]
-    ) -> Iterator[Outgoing]:
-        """What a batch leads to; in the end it is in the ledger, unless its partition went: its next owner makes it.
-
-        ``following``: the offset after its last record.
-        """
-        made = []
-        for record in output:
-            made.append(record)
-            yield record
-            if self._clock() - self._polled_at >= _POLL_SECONDS:
-                self._while_processing()
-            if self.core.state(partition) is not state:
-                break
-        if self.core.state(partition) is state:
-            self._ledger.add(partition, made, self.core.mark(partition, following))
+    def _made(self, batch: Batch) -> Iterator[Outgoing]:
+        """What a batch leads to; in the end it is in the ledger, unless its partition went: its next owner makes it."""
+        made: list[Outgoing] = []
+        partition = batch.partition
+        if self.core.state(partition) is batch.state:  # else it went before it came to its turn
+            for record in batch.records:
+                made.append(record)
+                yield record
+                if self._clock() - self._turned_at >= _LOOK_SECONDS:
+                    self._while_processing()
+                if self.core.state(partition) is not batch.state:
+                    return
+            self._ledger.add(partition, made, self.core.mark(partition, batch.following))
 
     def _streamed(self, partition: int, batch: Iterator[Outgoing]) -> Iterator[Outgoing]:
         """The records of a batch for the round that is being written.
@@ -288,13 +295,13 @@ class Service:
         Raises:
             GivenUpError: half of the time to end in order is over; the other half is for what is whole.
         """
-        self._polled_at = self._turned_at = self._clock()
-        if self._stop.is_set():
-            if self._give_up_at is None:
-                self._give_up_at = self._clock() + self._options.shutdown_timeout_seconds
-            if self._hurry.is_set() or self._give_up_at - self._clock() < self._options.shutdown_timeout_seconds / 2:
-                raise GivenUpError
-        self._inbox.keep_alive()
+        now = self._turned_at = self._clock()
+        half = self._options.shutdown_timeout_seconds / 2
+        if self._stop.is_set() and (self._hurry.is_set() or self._deadline() - now < half):
+            raise GivenUpError
+        if now - self._polled_at >= _KEEP_ALIVE_SECONDS:
+            self._polled_at = now
+            self._inbox.keep_alive()
         self._note_figures()
 
     def _while_writing(self) -> None:
@@ -305,8 +312,8 @@ class Service:
             GivenUpError: the time to end in order is over.
         """
         now = self._polled_at = self._turned_at = self._clock()
-        if self._stop.is_set() and self._give_up_at is None:
-            self._give_up_at = now + self._options.shutdown_timeout_seconds
+        if self._stop.is_set():
+            self._deadline()
         if self._hurry.is_set() or (self._give_up_at is not None and now >= self._give_up_at):
             raise GivenUpError
         if self._in_callback:  # runs inside the consumer's poll, which must not be entered twice
@@ -385,12 +392,7 @@ class Service:
             log.info("consuming", **self._figures)
 
     def _note_figures(self) -> None:
-        counts, servers, can_forecast = self.core.counts, self.core.servers, self.core.servers_with_window
-        held_any = bool(self.core.partitions)
-        self._figures = {
-            "ready": held_any and self._current and (can_forecast > 0 or servers == 0),
-            "partitions": len(self.core.partitions), "restoring": self._restoring, "servers": servers,
-            "servers_with_window": can_forecast,
-            "events": counts.events, "steps": counts.steps, "held": counts.held_steps, "forecasts": counts.forecasts,
-            "withheld": counts.withheld, "watermark_jumps": counts.watermark_jumps, "refused": dict(counts.refused),
-        }  # fmt: skip
+        found = self.core.figures()
+        can_forecast = found["servers_with_window"] > 0 or found["servers"] == 0
+        ready = found["partitions"] > 0 and self._current and can_forecast
+        self._figures = {"ready": ready, "restoring": self._restoring, **found}
