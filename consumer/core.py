@@ -25,7 +25,7 @@ from schemas.codec import EventCodec
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
-_RUN_WINDOWS = 128  # at least so many are begun at once, where there are
+_RUN_WORK, _WINDOW_WORK = 4096, 32  # a run is 128 windows, or as many steps without one as keep memory bounded
 Item = ClosedSteps | DueWindows
 Begun = tuple[list[Item], Started]  # a run, and its forecasts on their way
 
@@ -251,19 +251,17 @@ class Core:
 
 
 def _runs(closing: Closing) -> Iterator[list[Item]]:
-    """What closes, in order, cut where enough windows are due to keep all cores busy.
+    """What closes, in order, cut where there is enough to do to keep all cores busy.
 
-    A part may be one step of a few servers. Their windows alone would leave cores idle and blocks half empty.
+    A part may be few servers' steps: their windows alone would leave cores idle and blocks half empty.
     """
     run: list[Item] = []
-    windows = 0
-    for closed, blocks in closing:
-        run.append(closed)
-        for due in blocks:
-            run.append(due)
-            windows += len(due.keys)
-            if windows >= _RUN_WINDOWS:
-                yield run
-                run, windows = [], 0
+    work = 0
+    for item in chain.from_iterable(chain([closed], blocks) for closed, blocks in closing):
+        run.append(item)
+        work += _WINDOW_WORK * len(item.keys) if isinstance(item, DueWindows) else len(item)
+        if work >= _RUN_WORK:
+            yield run
+            run, work = [], 0
     if run:
         yield run

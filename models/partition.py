@@ -125,7 +125,7 @@ class Partition:
         late = self._open.is_late(batch.time[rows], record_time[rows])
         rejected += [self._late(int(row), batch) for row in rows[late]]
         rows = rows[~late]
-        events = batch.take(rows)
+        events = batch if len(rows) == len(batch) else batch.take(rows)  # not to touch each id once more
         cells = self._open.advance(self._slots_of(events), events, record_time[rows], offset[rows])
         cells.closer[:] = rows[cells.closer]
         return Closing(len(cells), self._parts(Windows.parts(cells))), sorted(rejected, key=lambda r: r.row)

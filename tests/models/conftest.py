@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from models.samples import History
 from models.scaling import fit_scaling
 from schemas.batch import EventBatch
 from schemas.contract import Contract
+from tests.models.small import RICH, VERSION, small_trained
 
 START_MS = 1_767_225_600_000  # 2026-01-01, a Thursday
 
@@ -58,14 +60,26 @@ def random_model(contract: Contract, history: History, folder: Path, seed: int =
     scaling = fit_scaling(layout, history.step, history.reals)
     size = NetworkSize(hidden_size=16, attention_head_size=4, hidden_continuous_size=8)
     network = random_network(layout, scaling, size, seed)
-    metadata = {"folder": str(folder.absolute() / "tft_model_20260101_000000")}
+    metadata = {"folder": str(folder.absolute() / VERSION)}
     trained = Trained(network, layout, scaling, size, unseen={}, metadata=metadata)
-    return artifact.load(artifact.save(folder, "tft_model_20260101_000000", trained, card="random"))
+    return artifact.load(artifact.save(folder, VERSION, trained, card="random"))
 
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> Callable[[Contract, History], Model]:
     return lambda contract, history: random_model(contract, history, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model, that nobody may change."""
+    return artifact.save(tmp_path_factory.mktemp("models"), VERSION, small_trained(RICH), card="# A card: ü")
+
+
+@pytest.fixture
+def folder(kept: Path, tmp_path: Path) -> Path:
+    """A copy of a saved model, to be damaged."""
+    return Path(shutil.copytree(kept, tmp_path / VERSION))
 
 
 @pytest.fixture(scope="session")

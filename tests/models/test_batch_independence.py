@@ -58,6 +58,22 @@ def test_in_its_place_it_is_bit_for_bit(fleet: tuple[Model, History, Samples, np
         assert np.array_equal(got[0], alone[rows[0]])
 
 
+@given(sizes=st.lists(st.integers(0, 20), max_size=6))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_batches_begun_together(fleet: tuple[Model, History, Samples, np.ndarray], sizes: list[int]) -> None:
+    """Batches that share their blocks give, one after another, what each window alone gives."""
+    model, history, samples, alone = fleet
+    ends = np.cumsum(sizes, dtype=np.intp)
+    rows = [np.arange(end - size, end) % 60 for size, end in zip(sizes, ends, strict=True)]
+    got = model.runtime().start([history.windows(samples.take(part)) for part in rows]).result()
+
+    assert len(got.values) == sum(sizes)
+    for part, end in zip(rows, ends, strict=True):
+        mine = got.take(slice(end - len(part), end))
+        assert mine.finite.all()
+        assert not len(part) or worst(mine.values, alone[part]) <= RELATIVE
+
+
 def test_an_absurd_neighbour_spoils_nobody(fleet: tuple[Model, History, Samples, np.ndarray]) -> None:
     """A window whose numbers make the network overflow is withheld; its neighbours' forecasts stand."""
     model, history, samples, alone = fleet
