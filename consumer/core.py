@@ -257,7 +257,7 @@ def _runs(closing: Closing) -> Iterator[list[Item]]:
     """
     run: list[Item] = []
     work = 0
-    for item in chain.from_iterable(chain([closed], blocks) for closed, blocks in closing):
+    for item in _items(closing):
         run.append(item)
         work += _WINDOW_WORK * len(item.keys) if isinstance(item, DueWindows) else len(item)
         if work >= _RUN_WORK:
@@ -265,3 +265,9 @@ def _runs(closing: Closing) -> Iterator[list[Item]]:
             run, work = [], 0
     if run:
         yield run
+
+
+def _items(closing: Closing) -> Iterator[Item]:
+    for closed, blocks in closing:
+        yield closed
+        yield from blocks
