@@ -35,3 +35,9 @@ class Changelog:
         end = max(self.end, written_to)
         start = end if mark.oldest_needed_step is None else self.start_for(mark.oldest_needed_step)
         return Position(mark.resume_offset, mark.next_offset, mark.watermark_ms, min(start, end), end)
+
+    def settle(self, mark: Mark, position: Position) -> None:
+        """That was committed."""
+        self.end = position.steps_end
+        if mark.closed_before is not None:
+            self.note(mark.closed_before, position.steps_end)

@@ -25,7 +25,8 @@ from schemas.codec import EventCodec
 from schemas.topics import Topics
 
 log = structlog.get_logger(__name__)
-_RUN_WORK, _WINDOW_WORK = 4096, 32  # a run is 128 windows, or as many steps without one as keep memory bounded
+_RUN_WINDOWS = 128  # at least so many are begun at once, where there are
+_RUN_STEPS = 4096  # so many without enough windows are a run too: they are not kept waiting, nor all in memory
 Item = ClosedSteps | DueWindows
 Begun = tuple[list[Item], Started]  # a run, and its forecasts on their way
 
@@ -251,23 +252,24 @@ class Core:
 
 
 def _runs(closing: Closing) -> Iterator[list[Item]]:
-    """What closes, in order, cut where there is enough to do to keep all cores busy.
+    """What closes, in order, cut where enough windows are due to keep all cores busy.
 
-    A part may be few servers' steps: their windows alone would leave cores idle and blocks half empty.
+    A part may be few servers' steps: their windows alone would leave cores idle and blocks half empty. A part's steps
+    are never cut from its first windows, so that the first run's inference begins at once.
     """
     run: list[Item] = []
-    work = 0
-    for item in _items(closing):
-        run.append(item)
-        work += _WINDOW_WORK * len(item.keys) if isinstance(item, DueWindows) else len(item)
-        if work >= _RUN_WORK:
+    windows = steps = 0
+    for closed, blocks in closing:
+        if steps >= _RUN_STEPS:
             yield run
-            run, work = [], 0
+            run, windows, steps = [], 0, 0
+        run.append(closed)
+        steps += len(closed)
+        for due in blocks:
+            run.append(due)
+            windows += len(due.keys)
+            if windows >= _RUN_WINDOWS:
+                yield run
+                run, windows, steps = [], 0, 0
     if run:
         yield run
-
-
-def _items(closing: Closing) -> Iterator[Item]:
-    for closed, blocks in closing:
-        yield closed
-        yield from blocks

@@ -1,11 +1,13 @@
 """The service: poll, process, write, commit; how partitions come and go; and the order in which it stops.
 
 A batch is processed whole, with its inference, before a round of writing begins, so that the round lasts as long as
-writing does; one of few forecasts is written while it is made. What is committed of a partition is where its log stood
-after the last whole batch. Order of a stop: finish the batch if there is time, write, commit, leave the group, close.
+writing does; one of few forecasts is written while it is made. Meanwhile the next partition's batch is begun: its state
+runs ahead. What is committed of a partition is where its log stood after the last whole batch. Order of a stop: finish
+the batch if there is time, write, commit, leave the group, close.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,16 +80,14 @@ class Service:
         self._give_up_at: float | None = None
         self._write_again_at = 0.0
         self._current = self._failed = self._writing = self._in_callback = self._broken = False
-        self._out_of_time = False  # in the middle of a batch that is being written
-        self._restoring = 0
+        self._out_of_time, self._restoring = False, 0  # the former in the middle of a batch that is being written
         self._figures: dict[str, Any] = {}
         self._note_figures()
         self._inbox = Inbox(
             kafka, options.group_id, topics.metrics, added=self._take_on, removed=self._release, joined=joined
         )
-        self._restorer = Restorer(
-            core, kafka, topics.steps, reader, self._inbox.committed, atomic=options.guarantee == EXACTLY_ONCE
-        )
+        atomic = options.guarantee == EXACTLY_ONCE
+        self._restorer = Restorer(core, kafka, topics.steps, reader, self._inbox.committed, atomic=atomic)
         self._delivery = delivery(options, kafka, topics.steps, self._inbox, self._while_writing)
         self._delivery.start()
 
@@ -161,7 +161,7 @@ class Service:
         if batches or waiting or not self._inbox.caught_up:
             self._busy_at = now
         for partition in [p for p, at in self._retry_at.items() if at <= now]:
-            del self._retry_at[partition]
+            self._retry_at[partition] = math.inf  # until a batch of it is taken in
             self._inbox.resume(partition)
         if now - self._committed_at >= self._options.commit_seconds:
             self._commit()
@@ -177,34 +177,40 @@ class Service:
     def _process(self, batches: dict[int, Records]) -> None:
         """One partition after another; inference for the next is on its way while the one before is written."""
         states = {partition: self.core.state(partition) for partition in batches}
-        begun: Batch | None = None
+        began, made = self._clock(), self.core.counts.forecasts
+        before: Batch | None = None
         for partition, records in batches.items():
+            if partition in self._retry_at:  # its schema may keep us waiting again
+                self._finish(before)
+                before = None
             following = None
             if not self._broken and self.core.state(partition) is states[partition]:  # else it went, or is read anew
                 following = self._begin(partition, records)
-            if begun is not None:
-                self._finish(begun)
-            begun = following
-        if begun is not None:
-            self._finish(begun)
+            self._finish(before)
+            before = following
+        self._finish(before)
+        self._pace.note(self.core.counts.forecasts - made, self._clock() - began)
 
     def _begin(self, partition: int, records: Records) -> Batch | None:
         """None where its schema cannot be looked up: nothing of it was taken in."""
         try:
-            return self.core.process(partition, records)
+            batch = self.core.process(partition, records)
         except UnreachableError as error:
             log.warning("a schema cannot be looked up; its partition waits", partition=partition, error=str(error))
             self._inbox.pause(partition)
             self._inbox.rewind(partition, int(records.offset[0]))
             self._retry_at[partition] = self._clock() + self._options.retry_seconds
             return None
+        self._retry_at.pop(partition, None)
+        return batch
 
-    def _finish(self, batch: Batch) -> None:
-        """A whole batch into the ledger, or nothing of it."""
-        records = self._made(batch)
-        began, made = self._clock(), self.core.counts.forecasts
-        due = began - self._committed_at >= self._options.commit_seconds
-        if began >= self._write_again_at and self._pace.is_worth_a_round(batch.forecasts, due=due):
+    def _finish(self, batch: Batch | None) -> None:
+        """A whole batch into the ledger, or nothing of it; its partition may have gone before it came to its turn."""
+        if batch is None or self.core.state(batch.partition) is not batch.state:
+            return
+        records, now = self._made(batch), self._clock()
+        due = now - self._committed_at >= self._options.commit_seconds
+        if now >= self._write_again_at and self._pace.is_worth_a_round(batch.forecasts, due=due):
             self._commit(self._streamed(batch.partition, records))
         if self._out_of_time:
             raise GivenUpError
@@ -212,7 +218,6 @@ class Service:
             return
         for _ in records:  # also what an aborted round left of it
             pass
-        self._pace.note(self.core.counts.forecasts - made, self._clock() - began)
         if self._ledger.bytes >= self._options.commit_bytes:
             self._commit()
 
@@ -220,22 +225,20 @@ class Service:
         """What a batch leads to; in the end it is in the ledger, unless its partition went: its next owner makes it."""
         made: list[Outgoing] = []
         partition = batch.partition
-        if self.core.state(partition) is batch.state:  # else it went before it came to its turn
-            for record in batch.records:
-                made.append(record)
-                yield record
-                if self._clock() - self._turned_at >= _LOOK_SECONDS:
-                    self._while_processing()
-                if self.core.state(partition) is not batch.state:
-                    return
-            self._ledger.add(partition, made, self.core.mark(partition, batch.following))
+        for record in batch.records:
+            made.append(record)
+            yield record
+            if self._clock() - self._turned_at >= _LOOK_SECONDS:
+                self._while_processing()
+            if self.core.state(partition) is not batch.state:
+                return
+        self._ledger.add(partition, made, self.core.mark(partition, batch.following))
 
     def _streamed(self, partition: int, batch: Iterator[Outgoing]) -> Iterator[Outgoing]:
         """The records of a batch for the round that is being written.
 
         Raises:
-            AbortedError: a partition went whose records are in the round: the batch is whole all the same, or gone. Or
-                there is no time to finish it.
+            AbortedError: a partition of the round went, and the batch is whole or gone; or there is no time for it.
         """
         try:
             for record in batch:
@@ -284,9 +287,7 @@ class Service:
             self._writing = False
         for partition, position in positions.items():
             if partition in self._changelogs:  # else it went while its round was committed
-                self._changelogs[partition].end = position.steps_end
-                if (closed := entries[partition].mark.closed_before) is not None:
-                    self._changelogs[partition].note(closed, position.steps_end)
+                self._changelogs[partition].settle(entries[partition].mark, position)
         self._ledger.settle(entries)
 
     def _while_processing(self) -> None:

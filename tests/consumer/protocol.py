@@ -148,6 +148,7 @@ class Protocol(RuleBasedStateMachine):
             self.patches.enter_context(patch(f"consumer.{place}", functools.partial(fake, self.broker)))
         self.patches.enter_context(patch("consumer.restore._SLICE_RECORDS", 7))
         self.patches.enter_context(patch("consumer.restore._SLICE_CALLS", 2))
+        self.patches.enter_context(patch("consumer.core._RUN_WINDOWS", 2))  # of three servers a partition
         self.unanswered = 0
         self.wiped = self.failed = False
         self.busy: list[str] = []  # who is in the middle of something

@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from consumer.outbox import GivenUpError
 from tests.consumer.broker_model import problem
 from tests.consumer.client_model import FakeProducer
-from tests.consumer.protocol import AtLeastOnceProtocol, Protocol
+from tests.consumer.protocol import AtLeastOnceProtocol, Life, Protocol
 
 
 @pytest.fixture
@@ -83,11 +83,7 @@ def test_a_partition_that_goes_while_the_producer_is_made_anew_does_not_decide_t
         machine.broker.want(0, "one")
         raise problem(KafkaError._TIMED_OUT, retriable=True)
 
-    machine.broker.want(0, "two")
-    for name in ("one", "two", "two"):  # gives it away, takes it on, restores it
-        machine._life(name).turn(0, commit=True)
-    life = machine._life("two")
-    assert life.service.core.partitions == [0, 1]
+    life = both_partitions(machine)
     life.turn(10, commit=True)
     life.turn(50, commit=False)
     assert sorted(life.service._ledger.open()) == [0, 1], "one round will hold both partitions"
@@ -96,6 +92,27 @@ def test_a_partition_that_goes_while_the_producer_is_made_anew_does_not_decide_t
 
     assert life.service.core.partitions == [1]
     assert not machine.broker.producers["two"].accidents, "both happened"
+    machine.teardown()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_batch_whose_partition_goes_before_its_turn_opens_no_round(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It was begun while the other partition's was written; that one is committed, and nothing is aborted."""
+    Protocol.folder = tmp_path_factory.getbasetemp()
+    machine = Protocol()
+    machine.begin(seed=0)
+    life = both_partitions(machine)
+    life.turn(10, commit=True)
+    committed = machine.broker.committed[0]
+    life.producer.accidents = {"produce": lambda _: machine.broker.want(1, "one")}
+
+    life.turn(None, commit=True, slow=True)
+
+    assert life.service.core.partitions == [0]
+    assert machine.broker.committed[0] != committed
+    assert life.service._write_again_at == 0.0, "a round that is aborted is written again later"
     machine.teardown()
 
 
@@ -164,3 +181,13 @@ def test_steps_without_forecasts_say_nothing_of_how_long_forecasts_take(
     assert counts.steps - counts.held_steps >= 100 > counts.forecasts
     assert life.service._pace._seconds == before
     machine.teardown()
+
+
+def both_partitions(machine: Protocol) -> Life:
+    """The second member owns both."""
+    machine.broker.want(0, "two")
+    for name in ("one", "two", "two"):  # gives it away, takes it on, restores it
+        machine._life(name).turn(0, commit=True)
+    life = machine._life("two")
+    assert life.service.core.partitions == [0, 1]
+    return life
