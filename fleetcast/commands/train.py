@@ -63,7 +63,7 @@ def train(
     from models.artifact import find, load, save
     from models.card import model_card
     from models.episodes import watched
-    from models.evaluate import Scope, evaluate_trained
+    from models.evaluate import Scope, evaluate, evaluate_trained
     from models.foresight import incidents_beside
     from models.network_size import NetworkSize
     from models.plots import plots
@@ -93,8 +93,13 @@ def train(
         evaluation = evaluate_trained(fitted.judged, events, Scope(since_step=fitted.split.first_validation_step))
         fitted.final.metadata["metrics"] = evaluation.to_json()
     if test_path is not None and test_events is not None:
-        scope = Scope(breach_windows=_BREACH_WINDOWS if watched(contract) else 0, incidents=incidents_beside(test_path))
-        others["data that was never trained on"] = tested = evaluate_trained(fitted.final, test_events, scope)
+        # Saved, it runs in the compiled engine, whose graphs also serve the first `consume`.
+        with tempfile.TemporaryDirectory() as scratch, _writing(Path(scratch)):
+            saved = load(save(Path(scratch), version, fitted.final, ""), contract)
+            others["data that was never trained on"] = tested = evaluate(
+                saved, test_events, breach_windows=_BREACH_WINDOWS if watched(contract) else 0,
+                incidents=incidents_beside(test_path),
+            )  # fmt: skip
         fitted.final.metadata["test_metrics"] = tested.to_json()
     with _writing(output):
         pictures = plots(contract, evaluation) if evaluation else {}
