@@ -1,8 +1,9 @@
 """Batches of windows for training, gathered from the history's arrays as they are needed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,15 +62,22 @@ class WindowStream(IterableDataset[list[Chunk]]):
         batch_size: int,
         seed: int,
         breach_share: float = 0.0,
+        heading_share: float = 0.0,
     ) -> None:
-        """``samples`` to draw from. ``breach_share``: of an epoch's windows, those that head for a breach."""
+        """``samples`` to draw from; the shares are of an epoch's windows.
+
+        ``breach_share``: those with a breach near. ``heading_share``: those that head for one, near or not.
+        """
         self._history, self._samples = history, samples
         self._epoch_windows, self._batch_size, self._seed = min(epoch_windows, len(samples)), batch_size, seed
         contract = history.contract
         self.seen: dict[str, set[int]] = {f.name: set() for f in (*contract.categories, *contract.statics)}
         self.epoch = 0
-        self._heading = np.flatnonzero(heading_for_breach(history, samples)) if breach_share else np.array([], np.intp)
-        self._from_heading = min(round(breach_share * self._epoch_windows), len(self._heading))
+        self._pools = [  # which windows, and how many of them an epoch holds
+            (np.flatnonzero(look(history, samples)), round(share * self._epoch_windows))
+            for look, share in ((breach_near, breach_share), (heading_for_breach, heading_share))
+            if share
+        ]
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -87,11 +95,11 @@ class WindowStream(IterableDataset[list[Chunk]]):
 
     def _drawn(self, rng: np.random.Generator) -> Ints:
         every = rng.permutation(len(self._samples))
-        if not self._from_heading:
-            return every[: self._epoch_windows]
-        heading = rng.permutation(self._heading)[: self._from_heading]
-        others = every[~np.isin(every, heading)][: self._epoch_windows - len(heading)]
-        return rng.permutation(np.concatenate([heading, others]))
+        chosen: Ints = np.array([], np.int64)
+        for pool, count in self._pools:
+            chosen = np.concatenate([chosen, rng.permutation(np.setdiff1d(pool, chosen))[:count]])
+        others = every[~np.isin(every, chosen)][: self._epoch_windows - len(chosen)]
+        return rng.permutation(np.concatenate([chosen, others]))
 
     def _lengths(self, samples: Samples, rng: np.random.Generator) -> Ints:
         """Lengths between min_encoder_steps and what there is."""
@@ -110,23 +118,47 @@ class WindowStream(IterableDataset[list[Chunk]]):
                 self.seen[field.name].update(np.unique(windows.statics[:, column]).tolist())
 
 
-def heading_for_breach(history: History, samples: Samples) -> NDArray[np.bool_]:
-    """[n] whether some watched target is not beyond its threshold, but will be if it goes on as in its last steps.
+def breach_near(history: History, samples: Samples) -> NDArray[np.bool_]:
+    """[n] whether an episode of a watched target begins in the first quarter of a window's horizon."""
+    return _outside_episodes(history, samples, lambda part, _: history.future(part)[:, : _ahead(history)])
 
-    Its mean change over ``_COURSE_STEPS`` steps is carried on for a quarter of the horizon. Only what the network sees
-    tells: drawn by what came after, windows would teach that breaches are as frequent as in the draw.
+
+def heading_for_breach(history: History, samples: Samples) -> NDArray[np.bool_]:
+    """[n] whether an episode of a watched target would begin if it went on as in its last steps.
+
+    Its mean change over ``_COURSE_STEPS`` steps is carried on for a quarter of the horizon. What came after does not
+    tell: that a breach is not as likely as among ``breach_near`` is what these windows teach (docs/adr/0010).
+    """
+
+    def course(_: Samples, past: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        change = (past[:, -1] - past[:, -1 - _COURSE_STEPS]) / _COURSE_STEPS
+        return (past[:, -1] + _ahead(history) * change)[:, None]
+
+    return _outside_episodes(history, samples, course)
+
+
+def _ahead(history: History) -> int:
+    return max(history.contract.settings.horizon_steps // 4, 1)
+
+
+def _outside_episodes(
+    history: History,
+    samples: Samples,
+    following: Callable[[Samples, NDArray[np.float32]], NDArray[np.floating[Any]]],
+) -> NDArray[np.bool_]:
+    """[n] which windows are outside all episodes of some watched target that ``following`` has beyond its threshold.
+
+    ``following``: from samples and their last values [B, ``QUIET_STEPS``, targets] to [B, steps, targets].
     """
     targets = watched(history.contract)
-    heading = np.zeros(len(samples), bool)
-    ahead = max(history.contract.settings.horizon_steps // 4, 1)
+    found = np.zeros(len(samples), bool)
     for start in range(0, len(samples), _LOOK_ROWS) if targets else ():
         part = samples.take(np.arange(start, min(start + _LOOK_ROWS, len(samples))))
         past = history.past(part, np.arange(QUIET_STEPS - 1, -1, -1))
-        change = (past[:, -1] - past[:, -1 - _COURSE_STEPS]) / _COURSE_STEPS
-        then = past[:, -1] + ahead * change
+        values = following(part, past)
         for target in targets:
-            heading[start : start + len(part)] |= target.beyond(then) & ~target.beyond(past).any(axis=1)
-    return heading
+            found[start : start + len(part)] |= target.beyond(values).any(axis=1) & ~target.beyond(past).any(axis=1)
+    return found
 
 
 def validation_chunks(history: History, samples: Samples, most: int) -> list[Chunk]:

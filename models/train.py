@@ -135,7 +135,7 @@ class Trainer:
         lightning.seed_everything(options.seed, verbose=False)
         stream = WindowStream(
             history, samples, epoch_windows=options.epoch_windows, batch_size=options.batch_size, seed=options.seed,
-            breach_share=options.breach_share,
+            breach_share=options.breach_share, heading_share=options.heading_share,
         )  # fmt: skip
         weights = self._start.network.state_dict() if self._start else None
         module = Training(self._layout, scaling, options, stream, epochs=epochs, start=weights)

@@ -32,8 +32,9 @@ class TrainingOptions(Strict):
         averaging: the decay of the exponential moving average of the weights, by optimiser step (Polyak averaging).
         patience: epochs without a better validation loss before training stops.
         step_weight: a step h of the horizon weighs h^-step_weight in the loss.
-        breach_share: of an epoch's windows, so many are drawn from those that head for a breach. They are rare: drawn
-            as they come, which of them breach and which are a passing burst is learned last.
+        breach_share: of an epoch's windows, so many are drawn from those with a breach near. They are rare: drawn as
+            they come, what leads to a breach is learned last.
+        heading_share: likewise of those that head for a breach, whether or not it came: they tell bursts from it.
     """
 
     epochs: int = Field(default=20, ge=1)
@@ -48,7 +49,8 @@ class TrainingOptions(Strict):
     patience: int = Field(default=5, ge=1)
     step_weight: float = Field(default=0.5, ge=0)
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
-    breach_share: float = Field(default=0.25, ge=0, le=0.9)
+    breach_share: float = Field(default=0.2, ge=0, le=0.5)
+    heading_share: float = Field(default=0.2, ge=0, le=0.5)
     holdout_servers: int | None = Field(default=None, ge=0)
 
 

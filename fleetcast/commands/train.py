@@ -39,8 +39,10 @@ POSITIVE = FiniteRange(min=0, min_open=True)
 @click.option("--weight-decay", type=FiniteRange(0, 1e3), default=1e-3, show_default=True)
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True,
               help="Epochs without a better validation loss before it stops.")  # fmt: skip
-@click.option("--breach-share", type=FiniteRange(0, 0.9), default=0.25, show_default=True,
-              help="Share of an epoch's windows drawn from those whose course leads to a breach.")  # fmt: skip
+@click.option("--breach-share", type=FiniteRange(0, 0.5), default=0.2, show_default=True,
+              help="Share of an epoch's windows drawn from those just before a breach.")  # fmt: skip
+@click.option("--heading-share", type=FiniteRange(0, 0.5), default=0.2, show_default=True,
+              help="Share drawn from those whose course leads to a breach, whether or not it came.")  # fmt: skip
 @click.option("--holdout-servers", type=click.IntRange(0), default=None,
               help="Servers kept out wholly, to be judged as unseen.  [default: a tenth from 20 on]")  # fmt: skip
 @click.option("--since", type=Time(), help="Only events at or after this time.")
@@ -56,8 +58,8 @@ POSITIVE = FiniteRange(min=0, min_open=True)
 def train(
     *, common: Common, data_path: Path, epochs: int, output: Path, seed: int, hidden_size: int, dropout: float,
     epoch_windows: int, batch_size: int, learning_rate: float, weight_decay: float, patience: int,
-    breach_share: float, holdout_servers: int | None, since: int | None, until: int | None, test_path: Path | None,
-    start_name: str | None, resume: bool, mapping_file: Path | None,
+    breach_share: float, heading_share: float, holdout_servers: int | None, since: int | None, until: int | None,
+    test_path: Path | None, start_name: str | None, resume: bool, mapping_file: Path | None,
 ) -> None:  # fmt: skip
     """Train on a parquet file or folder; the artifact's path is the last line on stdout."""
     from models.artifact import find, load, save
@@ -83,7 +85,7 @@ def train(
     options = TrainingOptions(
         epochs=epochs, seed=seed, size=NetworkSize(hidden_size=hidden_size, dropout=dropout),
         epoch_windows=epoch_windows, batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-        patience=patience, breach_share=breach_share, holdout_servers=holdout_servers,
+        patience=patience, breach_share=breach_share, heading_share=heading_share, holdout_servers=holdout_servers,
     )  # fmt: skip
     with _writing(output):
         fitted = Trainer(contract, events, options, start).train(output, resume=resume)

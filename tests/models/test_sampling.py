@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.samples import History, Samples
-from models.sampling import WindowStream, heading_for_breach
+from models.sampling import WindowStream, breach_near, heading_for_breach
 from schemas.batch import EventBatch
 from schemas.contract import Contract
 from tests.contracts import field, schema
@@ -64,15 +64,28 @@ def test_what_came_after_does_not_tell(watched: Contract) -> None:
         assert ("rises" in names) == ("turns back" in names)
 
 
-def test_so_many_of_an_epoch_head_for_a_breach(watched: Contract) -> None:
-    """An epoch holds the share that was asked for, as far as there are such windows, and none twice."""
+def test_a_breach_that_came_tells(watched: Contract) -> None:
+    """A breach is near where an episode begins within a quarter of the horizon, and none was before."""
+    history = history_of(watched, CURVES)
+    first = START_MS // watched.step_ms
+
+    rows = np.flatnonzero(breach_near(history, history.samples))
+    found = {(history.keys[history.samples.slot[row]], int(history.samples.step[row]) - first) for row in rows}
+
+    assert found == {("rises", 21), ("rises", 22)}
+
+
+def test_so_many_of_an_epoch_are_chosen(watched: Contract) -> None:
+    """An epoch holds the shares that were asked for, as far as there are such windows, and none twice."""
     history = history_of(watched, {f"s{i}": RISING for i in range(12)})
 
-    for share, most in ((0.0, None), (0.25, 5), (0.9, 12)):
-        stream = WindowStream(history, history.samples, epoch_windows=20, batch_size=8, seed=3, breach_share=share)
+    for near, heading in ((0.0, 0.25), (0.25, 0.0), (0.25, 0.5), (0.5, 0.5)):
+        stream = WindowStream(
+            history, history.samples, epoch_windows=20, batch_size=8, seed=3, breach_share=near, heading_share=heading
+        )
         chosen = stream._drawn(np.random.default_rng(3))
 
         drawn = history.samples.take(chosen)
         assert len(set(chosen.tolist())) == len(chosen) == 20
-        if most is not None:
-            assert heading_for_breach(history, drawn).sum() >= most
+        assert breach_near(history, drawn).sum() >= 20 * near
+        assert heading_for_breach(history, drawn).sum() >= min(20 * heading, 12)
