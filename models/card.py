@@ -120,10 +120,11 @@ def _training(trained: Trained) -> str:
     options.pop("size", None)
     rows = [*trained.size.model_dump().items(), *options.items()]
     parameters = sum(p.numel() for p in trained.network.parameters())
-    versions = trained.metadata.get("versions", {})
+    versions, before = trained.metadata.get("versions", {}), trained.metadata.get("started_from")
     text = [
         f"{parameters:,} parameters. {_text(trained.metadata.get('seconds'))} s in all, "
         f"{_text(trained.metadata.get('windows_per_second'))} windows/s. "
+        + (f"It began with the weights of {before}. " if before else "")
         + ", ".join(f"{name} {number}" for name, number in versions.items()),
         "",
         _table(("option", "value"), [(f"`{name}`", _text(value)) for name, value in rows]),
