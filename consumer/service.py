@@ -75,7 +75,7 @@ class Service:
         self._ledger, self._pace = Ledger(), Pace()
         self._changelogs: dict[int, Changelog] = {}
         self._starting: list[Restored] = []  # restored, not yet sought to
-        self._retry_at: dict[int, float] = {}
+        self._retry_at: dict[int, float] = {}  # partitions of an unknown schema; inf: being tried again
         self._committed_at = self._busy_at = self._reported_at = self._turned_at = self._polled_at = self.started
         self._give_up_at: float | None = None
         self._write_again_at = 0.0

@@ -40,7 +40,7 @@ def chunks(history: History, samples: Samples, lengths: Ints | None = None, seed
     """The samples in chunks of ``CHUNK_ROWS``."""
     made: list[Chunk] = []
     for start in range(0, len(samples), CHUNK_ROWS):
-        part = samples.take(np.arange(start, min(start + CHUNK_ROWS, len(samples))))
+        part = samples.take(slice(start, start + CHUNK_ROWS))
         windows = history.windows(part, None if lengths is None else lengths[start : start + CHUNK_ROWS])
         made.append(Chunk(windows, torch.from_numpy(history.future(part)), seed + len(made)))
     return made
@@ -153,7 +153,7 @@ def _outside_episodes(
     targets = watched(history.contract)
     found = np.zeros(len(samples), bool)
     for start in range(0, len(samples), _LOOK_ROWS) if targets else ():
-        part = samples.take(np.arange(start, min(start + _LOOK_ROWS, len(samples))))
+        part = samples.take(slice(start, start + _LOOK_ROWS))
         past = history.past(part, np.arange(QUIET_STEPS - 1, -1, -1))
         values = following(part, past)
         for target in targets:

@@ -96,7 +96,7 @@ def train(
         fitted.final.metadata["metrics"] = evaluation.to_json()
     if test_path is not None and test_events is not None:
         # Saved, it runs in the compiled engine, whose graphs also serve the first `consume`.
-        with tempfile.TemporaryDirectory() as scratch, _writing(Path(scratch)):
+        with _writing(output), tempfile.TemporaryDirectory(dir=output) as scratch:
             saved = load(save(Path(scratch), version, fitted.final, ""), contract)
             others["data that was never trained on"] = tested = evaluate(
                 saved, test_events, breach_windows=_BREACH_WINDOWS if watched(contract) else 0,

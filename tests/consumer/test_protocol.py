@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
@@ -11,6 +11,8 @@ from tests.consumer.broker_model import problem
 from tests.consumer.client_model import FakeProducer
 from tests.consumer.protocol import AtLeastOnceProtocol, Life, Protocol
 
+Begun = Callable[..., Protocol]  # of a type of machine
+
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
@@ -18,6 +20,19 @@ def quiet() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def begun(quiet: None, tmp_path_factory: pytest.TempPathFactory) -> Begun:  # noqa: ARG001
+    """Makes machines whose members are there."""
+
+    def begin(machine_type: type[Protocol] = Protocol) -> Protocol:
+        machine_type.folder = tmp_path_factory.getbasetemp()
+        machine = machine_type()
+        machine.begin(seed=0)
+        return machine
+
+    return begin
 
 
 @pytest.mark.usefixtures("quiet")
@@ -39,15 +54,10 @@ def test_whatever_happens_the_outside_sees_one_pass(
     )
 
 
-@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("written", range(12))
-def test_a_first_round_that_died_half_written_is_made_again(
-    written: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_first_round_that_died_half_written_is_made_again(written: int, begun: Begun) -> None:
     """At least once, steps of a round without offsets restore nothing: the others of their events are not there."""
-    AtLeastOnceProtocol.folder = tmp_path_factory.getbasetemp()
-    machine = AtLeastOnceProtocol()
-    machine.begin(seed=0)
+    machine = begun(AtLeastOnceProtocol)
     quiet = {
         "name": "one",
         "partition": 0,
@@ -66,14 +76,11 @@ def test_a_first_round_that_died_half_written_is_made_again(
     machine.teardown()
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_partition_that_goes_while_the_producer_is_made_anew_does_not_decide_the_last_round(
-    tmp_path_factory: pytest.TempPathFactory,
+    begun: Begun,
 ) -> None:
     """A round whose answer was lost had been committed: the other partition's part of it is not written again."""
-    Protocol.folder = tmp_path_factory.getbasetemp()
-    machine = Protocol()
-    machine.begin(seed=0)
+    machine = begun()
 
     def breaks(producer: FakeProducer) -> None:
         producer.broken = True
@@ -95,14 +102,11 @@ def test_a_partition_that_goes_while_the_producer_is_made_anew_does_not_decide_t
     machine.teardown()
 
 
-@pytest.mark.usefixtures("quiet")
 def test_a_batch_whose_partition_goes_before_its_turn_opens_no_round(
-    tmp_path_factory: pytest.TempPathFactory,
+    begun: Begun,
 ) -> None:
     """It was begun while the other partition's was written; that one is committed, and nothing is aborted."""
-    Protocol.folder = tmp_path_factory.getbasetemp()
-    machine = Protocol()
-    machine.begin(seed=0)
+    machine = begun()
     life = both_partitions(machine)
     life.turn(10, commit=True)
     committed = machine.broker.committed[0]
@@ -116,12 +120,9 @@ def test_a_batch_whose_partition_goes_before_its_turn_opens_no_round(
     machine.teardown()
 
 
-@pytest.mark.usefixtures("quiet")
-def test_a_stop_in_the_middle_of_a_batch_commits_what_was_whole(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_stop_in_the_middle_of_a_batch_commits_what_was_whole(begun: Begun) -> None:
     """The round that the batch was written in is aborted; those before it are written in another."""
-    Protocol.folder = tmp_path_factory.getbasetemp()
-    machine = Protocol()
-    machine.begin(seed=0)
+    machine = begun()
     life = machine._life("one")
     life.turn(0, commit=True)
     life.turn(6, commit=True)
@@ -145,15 +146,10 @@ def test_a_stop_in_the_middle_of_a_batch_commits_what_was_whole(tmp_path_factory
     machine.teardown()
 
 
-@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("machine_type", [Protocol, AtLeastOnceProtocol])
-def test_starting_over_ends_the_wait_for_the_registry(
-    machine_type: type[Protocol], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_starting_over_ends_the_wait_for_the_registry(machine_type: type[Protocol], begun: Begun) -> None:
     """A partition that waited for a schema when its producer broke is read again."""
-    machine_type.folder = tmp_path_factory.getbasetemp()
-    machine = machine_type()
-    machine.begin(seed=0)
+    machine = begun(machine_type)
     machine.trouble(name="one", what="dies", deaf=0, partition=0)
     machine.registry_away(times=2)
     machine.calm("two", allowance=1)
@@ -162,14 +158,11 @@ def test_starting_over_ends_the_wait_for_the_registry(
     machine.teardown()
 
 
-@pytest.mark.usefixtures("quiet")
 def test_steps_without_forecasts_say_nothing_of_how_long_forecasts_take(
-    tmp_path_factory: pytest.TempPathFactory,
+    begun: Begun,
 ) -> None:
     """A fleet that warms up closes steps by the thousand in no time; its first forecasts are no quicker for that."""
-    Protocol.folder = tmp_path_factory.getbasetemp()
-    machine = Protocol()
-    machine.begin(seed=0)
+    machine = begun()
     machine.produce(0, n=600, seed=1, pace=15_000)
     life = machine._life("one")
     before = life.service._pace._seconds
