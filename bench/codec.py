@@ -110,7 +110,9 @@ def _forecasts(contract: Contract, closed: ClosedSteps, n: int) -> tuple[DueWind
     values = np.sort(rng.uniform(20, 95, shape).astype(np.float32), axis=2)
     steps = closed.take(np.arange(n) % len(closed))
     due = DueWindows(steps, server_names(n).tolist(), windows(contract, lengths(contract, n, short=True)))
-    return due, Quantiles(values, np.ones(n, bool)), Source("server-metrics", 3, np.arange(n) + 1_000_000)
+    step = rng.integers(0, shape[3] + 1, shape[:2])
+    quantiles = Quantiles(values, np.ones(n, bool), rng.random(shape[:2], np.float32), step)
+    return due, quantiles, Source("server-metrics", 3, np.arange(n) + 1_000_000)
 
 
 def _loop(what: str, schema: dict[str, Any], messages: list[bytes], header: bytes) -> Callable[[], list[bytes]]:

@@ -9,7 +9,7 @@ from typing import Any
 import confluent_kafka
 
 _PACKAGES = (
-    "fleetcast", "torch", "pytorch-forecasting", "openvino", "numpy", "fastavro", "confluent-kafka", "quixstreams",
+    "fleetcast", "torch", "pytorch-forecasting", "llvmlite", "numpy", "fastavro", "confluent-kafka", "quixstreams",
 )  # fmt: skip
 _FLAGS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512 bf16", "amx_bf16": "AMX bf16"}
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.breach import breach_probability
 from models.partition import DueWindows
 from models.runtime import Quantiles
 from models.windows import ClosedSteps
+from schemas.batch import Ints
 from schemas.codec import frame
 from schemas.columnar_writing import (
     Bytes,
@@ -125,7 +125,10 @@ class ForecastEncoder:
         values = quantiles.values[rows]
         issued = (due.steps.step[rows] + 1) * self._contract.step_ms
         heads = self._heads(due, rows, issued)
-        breaches = [t.breaches(values[:, column], issued) for column, t in enumerate(self._targets)]
+        breaches = [
+            target.breaches(quantiles.breach[rows, column], quantiles.breach_step[rows, column], issued)
+            for column, target in enumerate(self._targets)
+        ]
         topic = b"\0" + text(source.topic) + integer(source.partition)  # the first byte ends the targets
         tails = join([fixed(topic), integers(source.offsets[rows])], len(values))
         messages: list[bytes] = []
@@ -161,7 +164,7 @@ class _TargetBlock:
         self._levels = np.array(settings.quantiles)
         self._above = field.breach_above is not None
         self._threshold = field.breach_above if self._above else field.breach_below
-        horizon = settings.horizon_steps
+        horizon = self._horizon = settings.horizon_steps
         head = text(field.name) + text(field.unit) + integer(len(settings.quantiles))
         count, room = integer(horizon), bytes(4 * horizon)
         series = [double(level) + count + room + b"\0" for level in settings.quantiles]
@@ -192,17 +195,15 @@ class _TargetBlock:
         self._room[: len(values)] = values.astype("<f4", copy=False).view(np.uint8)
         return self._rows[: len(values)]
 
-    def breaches(self, values: NDArray[np.float32], issued: NDArray[np.int64]) -> list[bytes]:
+    def breaches(self, chance: NDArray[np.float32], step: Ints, issued: Ints) -> list[bytes]:
         """What varies of each row's breach: its probability and the first step; nothing without a threshold.
 
         Args:
-            values: [B, quantiles, horizon].
+            chance: [B] the breach's, see `Quantiles`.
+            step: [B] likewise.
             issued: [B] start of the first forecast step in ms.
         """
         if self._threshold is None:
-            return [b""] * len(values)
-        probability = breach_probability(values, self._levels, self._threshold, above=self._above)  # [B, horizon]
-        likely = probability >= 0.5
-        first = integers(issued + likely.argmax(axis=1) * self._step_ms)
-        never = np.logical_not(likely.any(axis=1))
-        return join([numbers(probability.max(axis=1), "<f4"), nullable(first, never, NULL_FIRST)], len(values))
+            return [b""] * len(issued)
+        first = nullable(integers(issued + step * self._step_ms), step >= self._horizon, NULL_FIRST)
+        return join([numbers(chance, "<f4"), first], len(issued))

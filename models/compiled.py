@@ -1,73 +1,86 @@
-"""The compiled engine: OpenVINO runs the folded network, one block of windows a request, one request a core.
+"""The compiled engine: the network as one function that LLVM compiles for the CPU at hand, a block of windows a core.
 
-The graph is made once from the artifact, by PyTorch in a process of its own (``models.export``), and kept in the user's
-cache folder: who serves needs no PyTorch. Blocks have one fixed shape.
+Its weights are laid out once from the artifact, by PyTorch in a process of its own (``models.export``), and kept in the
+user's cache folder: who serves needs no PyTorch.
 """
 
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
-from models.block import BLOCK_ROWS, blank_windows, no_offsets
-from models.cores import cores
-from models.graph_inputs import graph_arrays
+from models.block import BLOCK_ROWS
+from models.clock import Clock
+from models.kernel import aligned
 from models.layout import Layout
+from models.network_code import network_kernel, scratch, turns, variables
+from models.network_shape import NetworkShape
 from models.windows import WindowBatch
 
-GRAPHS = {True: "full.xml", False: "short.xml"}
+WEIGHTS, SHAPE = "weights.npy", "shape.json"
 
 
 class Compiled:
-    """Two graphs of one artifact: for full windows, and for windows with padding, which need a mask."""
+    """The artifact's network for the CPU at hand."""
 
     block_rows = BLOCK_ROWS
+    uniform = False
 
     def __init__(self, layout: Layout, folder: Path) -> None:
-        """Compile them for this machine; ``folder`` holds what ``models.export`` made."""
-        self._layout = layout
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_NUM_THREADS": cores(),
-            "NUM_STREAMS": cores(),
-            "INFERENCE_PRECISION_HINT": "f32",
-            "ENABLE_CPU_PINNING": False,
-        }
-        self._graphs = {
-            full: core.compile_model(core.read_model(folder / name), "CPU", settings) for full, name in GRAPHS.items()
-        }
+        """Compile it; ``folder`` holds what ``models.export`` made."""
+        self._clock = Clock(layout)
+        self._shape = NetworkShape.model_validate_json((folder / SHAPE).read_text(encoding="utf-8"))
+        weights = np.load(folder / WEIGHTS)
+        self._weights = aligned(weights.size)
+        self._weights[:] = weights
+        self._network = network_kernel(self._shape)
         self._local = threading.local()
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Run both graphs once in this thread.
-
-        OpenVINO's bindings fill a table of types at the first request, under a lock of C++ and not under the GIL: where
-        the first two requests come at once, each thread may hold what the other waits for, for ever (2026.4; seen).
-        """
-        windows, offsets = blank_windows(self._layout.contract, BLOCK_ROWS), no_offsets(self._layout.contract)
-        for lengths in (windows.lengths, windows.lengths - 1):
-            if lengths.min() > 0:
-                self.run(replace(windows, lengths=lengths), offsets)
 
     def prepare_thread(self) -> None:
-        """Requests are made per thread when first needed."""
+        """Memory is taken per thread when first needed."""
 
     def run(self, windows: WindowBatch, offsets: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[B, targets, quantiles, horizon] of a whole block; ``offsets``: [targets, quantiles, horizon]."""
-        full = bool((windows.lengths == self._layout.contract.settings.encoder_steps).all())
-        arrays = graph_arrays(self._layout, windows, offsets, full=full)
-        request = self._request(full)
-        request.infer(arrays, share_inputs=True)
-        values: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
-        return values
+        """[B, targets, quantiles, horizon] of a block; ``offsets``: [targets, quantiles, horizon].
 
-    def _request(self, full: bool) -> Any:
-        requests: dict[bool, Any] = self._local.__dict__.setdefault("requests", {})
-        if full not in requests:
-            requests[full] = self._graphs[full].create_infer_request()
-        return requests[full]
+        Raises:
+            ValueError: there are more windows than in a block, or they are of other sizes.
+        """
+        self._check(windows)
+        shape, mine = self._shape, self._thread()
+        outputs = shape.targets * shape.quantiles
+        mine.offsets[: shape.horizon, :outputs] = offsets.reshape(outputs, shape.horizon).T
+        rows, others, first = self._clock.of(windows)
+        arrays = windows.reals, windows.categories, windows.statics, windows.lag, windows.lengths, rows, others, first
+        given: list[Any] = [np.ascontiguousarray(array) for array in arrays]
+        self._network(*given, mine.offsets, self._weights, mine.scratch, mine.places, mine.result, rows=len(windows))
+        values = mine.result[: len(windows), : shape.horizon, :outputs].transpose(0, 2, 1)
+        return np.ascontiguousarray(values).reshape(len(windows), *offsets.shape)
+
+    def _check(self, windows: WindowBatch) -> None:
+        """The function looks at no array's size."""
+        shape = self._shape
+        found = windows.reals.shape[1:], windows.categories.shape[1:], windows.statics.shape[1:], windows.lag.shape[1:]
+        steps = shape.encoder + shape.horizon
+        wanted = (shape.encoder, shape.inputs), (shape.encoder, shape.categories), (shape.statics,), (steps, shape.lags)
+        inside = windows.lengths.min() >= 1 and windows.lengths.max() <= shape.encoder
+        if found != wanted or len(windows) > self.block_rows or not inside:
+            raise ValueError(f"{len(windows)} windows of sizes {found}, not at most {self.block_rows} of {wanted}")
+
+    def _thread(self) -> "_Memory":
+        if "memory" not in self._local.__dict__:
+            self._local.memory = _Memory(self._shape)
+        mine: _Memory = self._local.memory
+        return mine
+
+
+class _Memory:
+    """What one thread writes to."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        horizon = turns(shape.horizon)
+        self.offsets = aligned(horizon, shape.outputs)
+        self.scratch = aligned(scratch(shape).size)
+        self.places = np.zeros((horizon, variables(shape)), np.int64)
+        self.result = aligned(BLOCK_ROWS, horizon, shape.outputs)

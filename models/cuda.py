@@ -28,6 +28,7 @@ class Cuda:
     """Two graphs of one artifact: for full windows, and for windows with padding, which need a mask."""
 
     block_rows = DEVICE_ROWS
+    uniform = True
 
     def __init__(
         self, layout: Layout, scaling: Scaling, network: TemporalFusionTransformer, device: str = "cuda"

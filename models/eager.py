@@ -17,6 +17,7 @@ class Eager:
     """``models.forward`` on the library's own modules."""
 
     block_rows = BLOCK_ROWS
+    uniform = True
 
     def __init__(self, layout: Layout, scaling: Scaling, network: TemporalFusionTransformer) -> None:
         """``network`` is put into evaluation mode."""

@@ -1,4 +1,4 @@
-"""A trained Temporal Fusion Transformer as one graph from raw windows to quantiles, for compiled inference.
+"""A trained Temporal Fusion Transformer as one graph from raw windows to quantiles, for inference.
 
 It computes what ``models.forward`` does, restructured further: no dropout, constants folded, every shape fixed.
 Attention heads share their values (Lim et al., 2021, section 4.4).
@@ -40,18 +40,18 @@ class Folded(nn.Module):
         self._encoder, self._horizon = settings.encoder_steps, settings.horizon_steps
         self._n_targets = len(layout.targets)
         self._features = Features(layout, scaling)
-        tables = _tables(layout, scaling)
+        self.tables = _tables(layout, scaling)
         self.clock_tables, self.clock = clock(layout)
         self._categories, self._statics = layout.categories, layout.statics
         self.inputs = graph_inputs(layout, full=full)
         folded(self, "keep_clock", torch.tensor([float(n not in scaling.constant) for n in self.clock]))
-        self._static = FoldedSelection(network, network.static_variable_selection, tables, sequence=False)
-        self._past = FoldedSelection(network, network.encoder_variable_selection, tables, sequence=True)
-        self._future = FoldedSelection(network, network.decoder_variable_selection, tables, sequence=True)
-        self._orders = _orders(layout, self._static, self._past, self._future)
+        self._static = FoldedSelection(network, network.static_variable_selection, self.tables, sequence=False)
+        self.past = FoldedSelection(network, network.encoder_variable_selection, self.tables, sequence=True)
+        self.future = FoldedSelection(network, network.decoder_variable_selection, self.tables, sequence=True)
+        self._orders = _orders(layout, self._static, self.past, self.future)
         for what, order in self._orders.items():
             folded(self, f"{what}_order", torch.tensor(order or [], dtype=torch.int64))
-        self._context, self._hidden, self._cell, self._enrichment = (
+        self.context, self.first_hidden, self.first_cell, self.enrichment = (
             FoldedGrn(grn)
             for grn in (
                 network.static_context_variable_selection,
@@ -60,16 +60,16 @@ class Folded(nn.Module):
                 network.static_context_enrichment,
             )
         )
-        self._write = network.lstm_decoder
-        self._read: Any = network.lstm_encoder if full else _PaddedLstm(network.lstm_encoder)
-        self._local = GateNorm(network.post_lstm_gate_encoder, network.post_lstm_add_norm_encoder)
-        self._enrich = FoldedGrn(network.static_enrichment)
-        self._attention = _Attention(network.multihead_attn, self._encoder, self._horizon)
+        self.write = network.lstm_decoder
+        self.read: Any = network.lstm_encoder if full else _PaddedLstm(network.lstm_encoder)
+        self.local = GateNorm(network.post_lstm_gate_encoder, network.post_lstm_add_norm_encoder)
+        self.enrich = FoldedGrn(network.static_enrichment)
+        self.attention = _Attention(network.multihead_attn, self._encoder, self._horizon)
         after = network.post_attn_gate_norm
-        self._attended = GateNorm(after.glu, after.add_norm)
-        self._feed = FoldedGrn(network.pos_wise_ff)
+        self.attended = GateNorm(after.glu, after.add_norm)
+        self.feed = FoldedGrn(network.pos_wise_ff)
         last = network.pre_output_gate_norm
-        self._last = GateNorm(last.glu, last.add_norm)
+        self.last = GateNorm(last.glu, last.add_norm)
         heads: Any = network.output_layer if isinstance(network.output_layer, nn.ModuleList) else [network.output_layer]
         folded(self, "out_weight", torch.cat([h.weight for h in heads]))
         folded(self, "out_bias", torch.cat([h.bias for h in heads]))
@@ -95,16 +95,16 @@ class Folded(nn.Module):
         rows["relative_time_idx"] = self.at[None] if lengths is None else _relative(self.at, self._encoder, lengths)
         static_rows = {name: given["statics"][:, None, j] for j, name in enumerate(self._statics)}
         static = self._static(self._pick("static", inputs.static), static_rows, None)  # [B, 1, hidden]
-        context = self._context(static)
+        context = self.context(static)
         known = [given["clock"] * self.keep_clock] if self.clock else []
         known += [inputs.lags] if inputs.lags is not None else []
         encoder = self._encoder
         seen = {name: given["codes"][..., j] for j, name in enumerate(self._categories)}
         seen |= {name: row[:, :encoder] for name, row in rows.items()}
         before = torch.cat([*(k[:, :encoder] for k in known), inputs.observed], dim=-1)
-        past = self._past(self._pick("past", before), seen, context)
+        past = self.past(self._pick("past", before), seen, context)
         after = self._pick("future", torch.cat(known, dim=-1)[:, encoder:]) if known else None
-        future = self._future(after, {n: r[:, encoder:] for n, r in rows.items()}, context)
+        future = self.future(after, {n: r[:, encoder:] for n, r in rows.items()}, context)
         out = self._decode(past, future.expand(len(reals), -1, -1), static, lengths)
         out = out.reshape(*out.shape[:2], self._n_targets, -1).permute(0, 2, 3, 1) + given["offsets"]
         values: Tensor = inputs.center[:, :, None, None] + inputs.scale[:, :, None, None] * sinh(out)
@@ -112,18 +112,18 @@ class Folded(nn.Module):
 
     def _decode(self, past: Tensor, future: Tensor, static: Tensor, lengths: Tensor | None) -> Tensor:
         """[B, horizon, targets x quantiles] in the network's units."""
-        layers = self._write.num_layers
-        hidden, cell = (g(static).transpose(0, 1).expand(layers, -1, -1) for g in (self._hidden, self._cell))
+        layers = self.write.num_layers
+        hidden, cell = (g(static).transpose(0, 1).expand(layers, -1, -1) for g in (self.first_hidden, self.first_cell))
         if lengths is None:  # the library's own class handles lengths in a way that cannot be traced
-            past_out, state = nn.LSTM.forward(self._read, past, (hidden.contiguous(), cell.contiguous()))
+            past_out, state = nn.LSTM.forward(self.read, past, (hidden.contiguous(), cell.contiguous()))
         else:
-            past_out, state = self._read(past, hidden, cell, lengths)
-        future_out, _ = nn.LSTM.forward(self._write, future, state)
-        local = self._local(torch.cat([past_out, future_out], dim=1), torch.cat([past, future], dim=1))
-        enriched = self._enrich(local, self._enrichment(static))
+            past_out, state = self.read(past, hidden, cell, lengths)
+        future_out, _ = nn.LSTM.forward(self.write, future, state)
+        local = self.local(torch.cat([past_out, future_out], dim=1), torch.cat([past, future], dim=1))
+        enriched = self.enrich(local, self.enrichment(static))
         query = enriched[:, self._encoder :]
-        out = self._attended(self._attention(query, enriched, lengths), query)
-        out = self._last(self._feed(out), local[:, self._encoder :])
+        out = self.attended(self.attention(query, enriched, lengths), query)
+        out = self.last(self.feed(out), local[:, self._encoder :])
         return F.linear(out, self.out_weight, self.out_bias)
 
     def _pick(self, what: str, reals: Tensor) -> Tensor | None:
@@ -153,20 +153,20 @@ class _Attention(nn.Module):
         folded(self, "q_bias", torch.cat([p.bias for p in attention.q_layers]) / size)
         folded(self, "k_weight", torch.cat([p.weight for p in attention.k_layers]))
         folded(self, "k_bias", torch.cat([p.bias for p in attention.k_layers]))
-        self._value, self._out = attention.v_layer, attention.w_h
+        self.value, self.out = attention.v_layer, attention.w_h
         ahead = torch.arange(encoder + horizon) - encoder >= torch.arange(horizon)[:, None]
         folded(self, "mask", torch.zeros(ahead.shape).masked_fill(ahead, _HIDDEN))
 
     def forward(self, query: Tensor, sequence: Tensor, lengths: Tensor | None) -> Tensor:
         q = self._split(F.linear(query, self.q_weight, self.q_bias))
         k = self._split(F.linear(sequence, self.k_weight, self.k_bias))
-        v = self._value(sequence)[:, None].expand(-1, self._heads, -1, -1)
+        v = self.value(sequence)[:, None].expand(-1, self._heads, -1, -1)
         mask = self.mask
         if lengths is not None:
             at = torch.arange(sequence.shape[1])
             padded = (at >= lengths[:, None]) & (at < self._encoder)
             mask = mask[None, None] + padded[:, None, None].to(mask.dtype) * _HIDDEN
-        out: Tensor = self._out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).mean(1))
+        out: Tensor = self.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).mean(1))
         return out
 
     def _split(self, x: Tensor) -> Tensor:

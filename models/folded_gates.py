@@ -45,17 +45,17 @@ class FoldedGrn(nn.Module):
     def __init__(self, grn: Any) -> None:
         """Fold it."""
         super().__init__()
-        self._first, self._context = grn.fc1, getattr(grn, "context", None)
+        self.first, self.context = grn.fc1, getattr(grn, "context", None)
         fold(self, grn)
-        self._norm = Norm(grn.gate_norm.add_norm.norm)
+        self.norm = Norm(grn.gate_norm.add_norm.norm)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """[B, time, hidden]; ``context``: [B, 1, hidden]."""
-        hidden = self._first(x)
-        if context is not None and self._context is not None:
-            hidden = hidden + self._context(context)
+        hidden = self.first(x)
+        if context is not None and self.context is not None:
+            hidden = hidden + self.context(context)
         gated = F.glu(F.linear(F.elu(hidden), self.gate_weight, self.gate_bias), dim=-1)
-        normed: Tensor = self._norm(gated + x)
+        normed: Tensor = self.norm(gated + x)
         return normed
 
 
@@ -65,9 +65,9 @@ class GateNorm(nn.Module):
     def __init__(self, gate: Any, norm: Any) -> None:
         """Its constants."""
         super().__init__()
-        self._gate, self._norm = gate.fc, Norm(norm.norm)
+        self.gate, self.norm = gate.fc, Norm(norm.norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """[B, time, hidden]."""
-        normed: Tensor = self._norm(F.glu(self._gate(x), dim=-1) + skip)
+        normed: Tensor = self.norm(F.glu(self.gate(x), dim=-1) + skip)
         return normed

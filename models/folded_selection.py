@@ -21,7 +21,10 @@ class FoldedSelection(nn.Module):
     """One selection of the network: of the static inputs, the encoder's or the decoder's.
 
     Attributes:
-        tabled: its variables that are tables. continuous: the others. Both in the network's order.
+        names: its variables. tabled: those that are tables. continuous: the others. All in the network's order.
+        single: it has one variable, which the library does not weigh.
+        width: of the layer that weighs them. context: adds to that layer. skip_norm: of the skip beside it, if any.
+        scalars: the continuous variables' little networks, one each where it is of many steps.
     """
 
     flat: Tensor
@@ -42,19 +45,19 @@ class FoldedSelection(nn.Module):
             sequence: of many steps; else of one.
         """
         super().__init__()
-        self._names = list(selection.input_sizes)
-        self.tabled = [name for name in self._names if name in tables]
-        self.continuous = [name for name in self._names if name not in tables]
+        self.names = list(selection.input_sizes)
+        self.tabled = [name for name in self.names if name in tables]
+        self.continuous = [name for name in self.names if name not in tables]
         values = [self._values(network, selection, name, tables[name]) for name in self.tabled]
-        self._embedded = len(self._names) == 1  # the library then weighs nothing
-        if not self._embedded:
+        self.single = len(self.names) == 1
+        if not self.single:
             self._fold_weights(selection, values)
         for i, (name, value) in enumerate(zip(self.tabled, values, strict=True)):
             folded(self, f"rows_{i}", table_rows(selection.single_variable_grns[name], value))
         self._sequence = sequence
         scalers = [(selection.prescalers[n], selection.single_variable_grns[n]) for n in self.continuous]
         groups = [[scaler] for scaler in scalers] if sequence else [scalers] if scalers else []
-        self._scalars = nn.ModuleList(_Scalars(*map(list, zip(*group, strict=True))) for group in groups)
+        self.scalars = nn.ModuleList(Scalars(*map(list, zip(*group, strict=True))) for group in groups)
 
     @staticmethod
     def _values(network: TemporalFusionTransformer, selection: Any, name: str, values: Tensor) -> Tensor:
@@ -66,11 +69,11 @@ class FoldedSelection(nn.Module):
 
     def _fold_weights(self, selection: Any, values: list[Tensor]) -> None:
         """The flattened network is linear up to its first activation: each variable adds a row, or a slope."""
-        grn, names = selection.flattened_grn, self._names
+        grn, names = selection.flattened_grn, self.names
         resample = getattr(grn, "resample_norm", None)
         into = torch.cat([grn.fc1.weight.T, resampling(resample, grn.input_size, len(names))], dim=1)
         shares = dict(zip(names, torch.split(into, [selection.input_sizes[n] for n in names]), strict=True))
-        self._width = grn.fc1.out_features
+        self.width = grn.fc1.out_features
         flat = F.pad(grn.fc1.bias, (0, len(names)))
         scalers = [(selection.prescalers[n], shares[n]) for n in self.continuous]
         for scaler, share in scalers:
@@ -80,10 +83,18 @@ class FoldedSelection(nn.Module):
             folded(self, "slopes", torch.stack([scaler.weight[:, 0] @ share for scaler, share in scalers]))
         for i, (name, value) in enumerate(zip(self.tabled, values, strict=True)):
             folded(self, f"flat_{i}", value @ shares[name])
-        self._context = getattr(grn, "context", None)
-        self._skip_norm = None if resample is None else Norm(resample.norm)
+        self.context = getattr(grn, "context", None)
+        self.skip_norm = None if resample is None else Norm(resample.norm)
         fold(self, grn)
-        self._norm = Norm(grn.gate_norm.add_norm.norm)
+        self.norm = Norm(grn.gate_norm.add_norm.norm)
+
+    def tables(self) -> list[Tensor]:
+        """[rows, hidden] of each variable that is a table."""
+        return [getattr(self, f"rows_{i}") for i in range(len(self.tabled))]
+
+    def flat_tables(self) -> list[Tensor]:
+        """[rows, width + variables] what it adds to the layer that weighs variables, and to its skip."""
+        return [getattr(self, f"flat_{i}") for i in range(len(self.tabled))]
 
     def forward(self, reals: Tensor | None, rows: Mapping[str, Tensor], context: Tensor | None) -> Tensor:
         """[B, time, hidden].
@@ -98,18 +109,18 @@ class FoldedSelection(nn.Module):
         }
         if reals is not None:
             parts |= self._embed(reals)
-        if self._embedded:
-            return parts[self._names[0]]
+        if self.single:
+            return parts[self.names[0]]
         weights = self._weights(reals, rows, context)
-        weighed = (parts[name] * weights[..., place : place + 1] for place, name in enumerate(self._names))
+        weighed = (parts[name] * weights[..., place : place + 1] for place, name in enumerate(self.names))
         return reduce(torch.add, weighed)
 
     def _embed(self, reals: Tensor) -> dict[str, Tensor]:
         """[B, time, hidden] of each continuous variable."""
         if self._sequence:
-            embedded = [scalars(reals[..., c : c + 1]) for c, scalars in enumerate(self._scalars)]
+            embedded = [scalars(reals[..., c : c + 1]) for c, scalars in enumerate(self.scalars)]
         else:
-            embedded = list(self._scalars[0](reals.permute(2, 0, 1)))
+            embedded = list(self.scalars[0](reals.permute(2, 0, 1)))
             embedded = [one[:, None] for one in embedded]
         return dict(zip(self.continuous, embedded, strict=True))
 
@@ -120,17 +131,17 @@ class FoldedSelection(nn.Module):
             flat = flat + F.embedding(rows[name], getattr(self, f"flat_{i}"))
         if reals is not None:
             flat = flat + reals @ self.slopes
-        first, skip = flat[..., : self._width], flat[..., self._width :]
-        if context is not None and self._context is not None:
-            first = first + self._context(context)
-        if self._skip_norm is not None:
-            skip = self._skip_norm(skip)
+        first, skip = flat[..., : self.width], flat[..., self.width :]
+        if context is not None and self.context is not None:
+            first = first + self.context(context)
+        if self.skip_norm is not None:
+            skip = self.skip_norm(skip)
         gated = F.glu(F.linear(F.elu(first), self.gate_weight, self.gate_bias), dim=-1)
-        weights: Tensor = self._norm(gated + skip)
+        weights: Tensor = self.norm(gated + skip)
         return weights.softmax(-1)
 
 
-class _Scalars(nn.Module):
+class Scalars(nn.Module):
     """The little networks of continuous variables, each [..., 1] to [..., hidden], as one batched product.
 
     For many variables of one step; of a sequence each network by itself keeps its numbers in the cache.
@@ -166,8 +177,8 @@ class _Scalars(nn.Module):
 
     def _fold_skips(self, grns: list[Any], slopes: list[Tensor], shifts: list[Tensor]) -> None:
         resamples: list[Any] = [getattr(g, "resample_norm", None) for g in grns]
-        self._resampled = resamples[0] is not None
-        if not self._resampled:
+        self.resampled = resamples[0] is not None
+        if not self.resampled:
             self._stack("skip_slope", slopes)
             self._stack("skip_shift", shifts)
             return
@@ -184,6 +195,11 @@ class _Scalars(nn.Module):
             mean = product.mean(1) + (resamples[0].norm.eps if name == "constant" else 0.0)
             folded(self, f"skip_{name}", mean[:, None, None])
 
+    @property
+    def width(self) -> int:
+        """Of the hidden layer."""
+        return self.slope.shape[-1]
+
     def _stack(self, name: str, values: list[Tensor]) -> None:
         folded(self, name, torch.stack(values)[:, None])
 
@@ -194,7 +210,7 @@ class _Scalars(nn.Module):
         return F.layer_norm(both, (both.shape[-1],), eps=self._eps) * self.norm_weight + self.norm_bias
 
     def _skip(self, x: Tensor) -> Tensor:
-        if not self._resampled:
+        if not self.resampled:
             return x * self.skip_slope + self.skip_shift
         inverse = torch.rsqrt(self.skip_square * x * x + self.skip_cross * x + self.skip_constant)
         return (x * inverse) * self.skip_slope + inverse * self.skip_shift + self.skip_bias

@@ -89,6 +89,21 @@ def _names(fields: tuple[ContractField, ...], mask: NDArray[np.bool_]) -> list[s
     return [f.name for f, held in zip(fields, mask, strict=True) if held]
 
 
+def quantiles_of(contract: Contract, values: NDArray[np.float32], finite: NDArray[np.bool_]) -> Quantiles:
+    """Forecasts of those values, with their breaches by ``models.breach``."""
+    horizon, levels = contract.settings.horizon_steps, np.array(contract.settings.quantiles)
+    breach = np.zeros(values.shape[:2], np.float32)
+    step = np.full(values.shape[:2], horizon)
+    for column, field in enumerate(contract.targets):
+        above = field.breach_above is not None
+        threshold = field.breach_above if above else field.breach_below
+        if threshold is not None:
+            chance = breach_probability(values[:, column], levels, threshold, above=above)
+            breach[:, column] = chance.max(axis=1)
+            step[:, column] = np.where((chance >= 0.5).any(axis=1), (chance >= 0.5).argmax(axis=1), horizon)
+    return Quantiles(values, finite, breach, step)
+
+
 def forecast_records(
     due: DueWindows, quantiles: Quantiles, contract: Contract, lineage: Record, source: Source
 ) -> Iterator[Record]:

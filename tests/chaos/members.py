@@ -67,7 +67,7 @@ class Member:
         life = len(list(folder.glob(f"{instance}.*.log"))) + 1
         log = folder / f"{instance}.{life:02d}.log"
         arguments = [sys.executable, "-m", "fleetcast", *scene.command(group, instance), *options]
-        environment = {**os.environ, "FLEETCAST_ENGINE": "openvino", "PYTHONFAULTHANDLER": "1"}  # as users run it
+        environment = {**os.environ, "FLEETCAST_ENGINE": "llvm", "PYTHONFAULTHANDLER": "1"}  # as users run it
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_GUARD), *arguments],

@@ -27,7 +27,7 @@ def start(model: Path, folder: Path, *arguments: str) -> "subprocess.Popen[str]"
     command = [sys.executable, "-m", "fleetcast", "up", "--broker", "embedded", "--registry", "embedded",
                "--servers", "3", "--model", str(model), *arguments]  # fmt: skip
     environment = {
-        **os.environ, "TMPDIR": str(folder), "FLEETCAST_ENGINE": "openvino", "XDG_CACHE_HOME": str(model.parent),
+        **os.environ, "TMPDIR": str(folder), "FLEETCAST_ENGINE": "llvm", "XDG_CACHE_HOME": str(model.parent),
     }  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

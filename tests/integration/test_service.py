@@ -138,7 +138,7 @@ def test_the_command_ends_cleanly_on_sigterm(
     config.write_text("\n".join(["[topics]", *lines]))
     environment = {
         **os.environ,
-        "FLEETCAST_ENGINE": "openvino",
+        "FLEETCAST_ENGINE": "llvm",
         "FLEETCAST_BOOTSTRAP_SERVERS": stream.stack.bootstrap_servers,
         "FLEETCAST_REGISTRY_URL": stream.stack.registry_url,
     }

@@ -31,7 +31,7 @@ class Member:
         config.write_text("\n".join(["[topics]", *(f'{k} = "{stream.topics.metrics}{v}"' for k, v in names.items())]))
         contract = folder / "contract.avsc"
         contract.write_text(json.dumps(stream.contract.schema))
-        environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "FLEETCAST_ENGINE": "openvino"}
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder), "FLEETCAST_ENGINE": "llvm"}
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "fleetcast", "consume", "--model", model.metadata["folder"],

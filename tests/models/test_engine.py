@@ -25,7 +25,7 @@ import numpy as np
 from models.artifact import load
 from models.block import blank_windows
 model = load(Path(sys.argv[1]), network=False)
-values = model.runtime("openvino").forecast(blank_windows(model.contract, 3)).values
+values = model.runtime("llvm").forecast(blank_windows(model.contract, 3)).values
 print(values.shape, np.isfinite(values).all(), "torch" in sys.modules)
 """
 
@@ -46,7 +46,7 @@ def test_the_engines_agree(model: Model, history: History) -> None:
     windows = history.windows(history.samples)
     assert windows.lengths.min() < CONTRACT.settings.encoder_steps == windows.lengths.max()
 
-    expected, got = (model.runtime(name).forecast(windows) for name in ("torch", "openvino"))
+    expected, got = (model.runtime(name).forecast(windows) for name in ("torch", "llvm"))
 
     assert (np.abs(got.values - expected.values) / (1 + np.abs(expected.values))).max() <= 1e-4
     assert got.finite.all()
@@ -54,7 +54,7 @@ def test_the_engines_agree(model: Model, history: History) -> None:
 
 def test_the_company_does_not_show_at_all(model: Model, history: History) -> None:
     """In the compiled engine a window's forecast is the same to the last bit, wherever in a block and with whomever."""
-    runtime, windows = model.runtime("openvino"), history.windows(history.samples)
+    runtime, windows = model.runtime("llvm"), history.windows(history.samples)
     whole = runtime.forecast(windows).values
     order = np.random.default_rng(0).permutation(len(windows))
 
@@ -72,7 +72,7 @@ def test_serving_needs_no_pytorch(model: Model, tmp_path: Path) -> None:
             command, env={"XDG_CACHE_HOME": str(folder), "PATH": ""}, capture_output=True, text=True, check=False
         )
         assert done.stdout.splitlines()[-1:] == ["(3, 2, 7, 5) True False"], done.stderr
-    assert "making the engine's graphs" not in done.stdout, "the second process found them"
+    assert "preparing the model" not in done.stdout, "the second process found them"
 
 
 def test_without_a_cache_folder_it_serves_all_the_same(
@@ -82,18 +82,18 @@ def test_without_a_cache_folder_it_serves_all_the_same(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(engine, "engines_folder", lambda: tmp_path / "file" / "engines")
 
-    assert model.runtime("openvino").forecast(history.windows(history.samples)).finite.all()
+    assert model.runtime("llvm").forecast(history.windows(history.samples)).finite.all()
 
 
 def test_weights_that_were_changed_are_refused(model: Model) -> None:
     """Also where the graphs are in the cache, and the network is never built."""
-    model.runtime("openvino")
+    model.runtime("llvm")
     served = artifact.load(model.folder, network=False)
     path = model.folder / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
 
     with pytest.raises(ArtifactError, match="it was changed or damaged"):
-        served.runtime("openvino")
+        served.runtime("llvm")
 
 
 def test_damage_is_told_by_the_process_that_makes_the_graphs(model: Model) -> None:
@@ -103,12 +103,12 @@ def test_damage_is_told_by_the_process_that_makes_the_graphs(model: Model) -> No
     served = replace(artifact.load(model.folder, network=False), version="tft_model_20260101_000001")
 
     with pytest.raises(ArtifactError, match=WEIGHTS):
-        served.runtime("openvino")
+        served.runtime("llvm")
 
 
 def test_an_unknown_engine_is_refused(model: Model) -> None:
     """By name, with those that there are."""
-    with pytest.raises(InputError, match=r"engine 'abacus' is none of auto, openvino, torch, cuda"):
+    with pytest.raises(InputError, match=r"engine 'abacus' is none of auto, llvm, torch, cuda"):
         model.runtime("abacus")
 
 
@@ -117,7 +117,7 @@ def test_old_graphs_are_forgotten(tmp_path: Path) -> None:
     for number in range(engine._KEPT + 3):
         folder = tmp_path / f"model-{number:02d}"
         folder.mkdir()
-        (folder / "full.xml").write_text("")
+        (folder / "weights.npy").write_text("")
         os.utime(folder, (number, number))
 
     engine._prune(tmp_path)

@@ -137,12 +137,12 @@ def test_row_groups_are_bounded(make_model: MakeModel, tmp_path: Path) -> None:
     batch = events(RICH, servers=6, steps=100)
     model = make_model(RICH, History(RICH, batch))
     _, whole = write(model, batch, tmp_path)
-    _, parts = write(model, batch, tmp_path, group_rows=400)
+    _, parts = write(model, batch, tmp_path, group_rows=500)
 
     metadata = pq.read_metadata(tmp_path / "forecasts.parquet")
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-    assert len(sizes) > 5
-    assert set(sizes[:-1]) == {2 * 5 * 40}, "targets x horizon x five blocks of 8 windows"
+    assert len(sizes) > 4
+    assert set(sizes[:-1]) == {2 * 5 * 48}, "targets x horizon x three blocks of 16 windows"
     pd.testing.assert_frame_equal(parts, whole, **EQUAL)
 
 
@@ -225,11 +225,11 @@ def test_a_failed_write_leaves_what_was_there(make_model: MakeModel, tmp_path: P
     output = folder / "forecasts.parquet"
     output.write_text("as before")
     with small_disk(30_000), pytest.raises(InputError, match=r"cannot write .*forecasts.parquet: File too large"):
-        forecast_file(model, batch, output, group_rows=400)
+        forecast_file(model, batch, output, group_rows=500)
 
     assert output.read_text() == "as before"
     assert [file.name for file in folder.iterdir()] == ["forecasts.parquet"]
-    assert forecast_file(model, batch, output, group_rows=400).rows
+    assert forecast_file(model, batch, output, group_rows=500).rows
     assert output.stat().st_size > 30_000
 
 
