@@ -3,7 +3,7 @@
 ``tft_model_YYYYMMDD_HHMMSS/`` holds ``model.safetensors``, ``config.json``, ``training_metadata.json`` and
 ``MODEL_CARD.md`` with its pictures. The network is rebuilt from ``config.json`` alone; what does not fit is refused, in
 words, before more memory is taken than the files hold. Weights and config each hold the other's SHA-256: that tells
-damage and mixed up files, not who made them. PyTorch is needed to train, to check, and to make the engine's graphs.
+damage and mixed up files, not who made them. PyTorch is needed to train, to check and to prepare a model to serve.
 """
 
 import json

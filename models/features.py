@@ -102,13 +102,13 @@ def pick(x: Tensor, at: Tensor) -> Tensor:
 
 
 def asinh(x: Tensor) -> Tensor:
-    """By logarithm, which engines compile; for small ``x`` it is off by 1e-7, as much as float32 is near 1."""
+    """By logarithm; for small ``x`` it is off by 1e-7, as much as float32 is near 1."""
     size = x.abs()
     return torch.sign(x) * torch.log(size + torch.sqrt(size * size + 1))
 
 
 def sinh(x: Tensor) -> Tensor:
-    """By exponentials, which engines compile."""
+    """By exponentials."""
     return (torch.exp(x) - torch.exp(-x)) * 0.5
 
 

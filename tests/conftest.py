@@ -11,11 +11,13 @@ from devstack import Stack, StackError, fetch_jars, start_stack
 from devstack.java import find_java
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is loaded
-# Models of random weights come and go by the hundred, and graphs of each take seconds to make; those tests that are of
-# the compiled engine, or of the whole product, ask for it.
+# Models of random weights come and go by the hundred, and each takes a second to compile; those tests that are of the
+# compiled engine, or of the whole product, ask for it.
 os.environ["FLEETCAST_ENGINE"] = "torch"
-# Under nohup it would be ignored, here and in all that the tests start; some of them are about that signal.
+# Under nohup, or in the background of a script, they would be ignored, here and in all that the tests start; some are
+# about these signals.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _WITH_STACKS = {"bench", "chaos", "devstack", "integration"}
 SHARED = Path(__file__).parents[2] / "shared"
 
