@@ -2,7 +2,9 @@
 
 An engine's operators write the weights of all heads to memory (1.2 MB a window) and read them again, and its matrix
 products are idle with four units a head. Here a weight lives in a register: queries stand side by side in the lanes,
-and keys pass by, twice: for the largest score, then for the sums. Padding is not looked at.
+and keys pass by, twice: for the largest score, then for the sums. Padding is not looked at. Both times a score is the
+same to rounding, so scores must be below some 1e9; queries and keys come of a layer norm, those of the model that ships
+give at most 144.
 """
 
 import math
@@ -91,7 +93,8 @@ class _Queries:
         def sums(step: Index, held: list[Floats], *, ahead: bool) -> list[Floats]:
             values = [self._its.value[step].spread(unit) for unit in self._units]
             made = []
-            for j, weight in enumerate(map(code.exp2, score(step, least, ahead=ahead))):
+            for j, exponent in enumerate(score(step, least, ahead=ahead)):
+                weight = code.exp2(exponent)  # at most 1, but for rounding
                 mine = held[j * (several + 1) : (j + 1) * (several + 1)]
                 made += [weight * v + sum_ for v, sum_ in zip(values, mine, strict=False)]
                 made.append(mine[several] + weight)

@@ -9,7 +9,7 @@ from models.layout import Layout, clock
 from models.windows import WindowBatch
 from schemas.batch import Ints
 
-_KEPT = 64  # spans of steps: a tick's blocks come one after another
+_KEPT = 16  # spans of steps: a tick's blocks come one after another
 
 
 class Clock:

@@ -16,7 +16,7 @@ from models.clock import Clock
 from models.kernel import aligned
 from models.layout import Layout
 from models.network_code import network_kernel, scratch, turns, variables
-from models.network_shape import NetworkShape
+from models.network_shape import NetworkShape, Places
 from models.windows import WindowBatch
 
 WEIGHTS, SHAPE = "weights.npy", "shape.json"
@@ -29,11 +29,17 @@ class Compiled:
     uniform = False
 
     def __init__(self, layout: Layout, folder: Path) -> None:
-        """Compile it; ``folder`` holds what ``models.export`` made."""
+        """Compile it; ``folder`` holds what ``models.export`` made.
+
+        Raises:
+            OSError, EOFError, ValueError: it does not, or not any more.
+        """
         self._clock = Clock(layout)
         self._shape = NetworkShape.model_validate_json((folder / SHAPE).read_text(encoding="utf-8"))
-        weights = np.load(folder / WEIGHTS)
-        self._weights = aligned(weights.size)
+        weights, size = np.load(folder / WEIGHTS), Places(self._shape.weights()).size
+        if weights.shape != (size,) or weights.dtype != np.float32:
+            raise ValueError(f"{folder / WEIGHTS} holds {weights.dtype} {weights.shape}, not {size} float32")
+        self._weights = aligned(size)
         self._weights[:] = weights
         self._network = network_kernel(self._shape)
         self._local = threading.local()
@@ -56,7 +62,7 @@ class Compiled:
         given: list[Any] = [np.ascontiguousarray(array) for array in arrays]
         self._network(*given, mine.offsets, self._weights, mine.scratch, mine.places, mine.result, rows=len(windows))
         values = mine.result[: len(windows), : shape.horizon, :outputs].transpose(0, 2, 1)
-        return np.ascontiguousarray(values).reshape(len(windows), *offsets.shape)
+        return values.copy(order="C").reshape(len(windows), *offsets.shape)
 
     def _check(self, windows: WindowBatch) -> None:
         """The function looks at no array's size."""

@@ -45,7 +45,13 @@ def make_engine(model: "Model", name: str = "auto") -> Engine:
         return Cuda(model.layout, model.scaling, model.network)
     from models.compiled import Compiled  # noqa: PLC0415  who trains needs no compiler
 
-    return Compiled(model.layout, _prepared(model))
+    folder = _prepared(model)
+    try:
+        return Compiled(model.layout, folder)
+    except (OSError, EOFError, ValueError) as error:  # a power cut leaves empty files, say
+        log.warning("the prepared model is damaged: it is made again", folder=str(folder), reason=str(error))
+        shutil.rmtree(folder)
+        return Compiled(model.layout, _prepared(model))
 
 
 def engines_folder() -> Path:

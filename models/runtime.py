@@ -154,4 +154,5 @@ def _rule(field: ContractField) -> tuple[float, ...]:
     if limit is not None and float(nearest) > limit:
         nearest = np.nextafter(nearest, np.float32(-np.inf))
     low, high = -np.inf if field.minimum is None else field.minimum, np.inf if field.maximum is None else field.maximum
-    return low, high, float(nearest), float(above)
+    rest = np.float64(limit or 0.0) - np.float64(nearest)
+    return low, high, float(nearest), float(rest) if np.isfinite(rest) else 0.0, float(above)

@@ -107,7 +107,7 @@ class Selection:
         largest = code.largest(largest)
 
         def power(at: Index, total: list[Floats]) -> list[Floats]:
-            x = code.exp(row.read(at) - largest) * ones.read(at)
+            x = code.exp((row.read(at) - largest).at_most(0.0)) * ones.read(at)
             row.write(at, x)
             return [total[0] + x]
 

@@ -11,7 +11,8 @@ from models.network_shape import WIDEST
 from models.vector_code import Array, Code, Floats, Index
 
 SPARE = WIDEST  # numbers of each quantile that the kernel needs beside its arrays
-RULE = ("low", "high", "limit", "above")  # of a target; a breach is above its limit, or below where ``above`` is 0
+# Of a target: its bounds; what a breach is above, or below where ``above`` is 0, as a float32 and what that leaves.
+RULE = ("low", "high", "limit", "rest", "above")
 
 
 @cache
@@ -36,7 +37,9 @@ class _Row:
     def __init__(self, code: Code, quantiles: int, horizon: int, row: Index) -> None:
         self._code, self._quantiles, self._horizon = code, quantiles, horizon
         self._values, self._spare, self._levels = code.array("values")[row], code.array("spare"), code.array("levels")
-        self._low, self._high, self._limit, self._above = (code.array("rules")[row].spread(i) for i in range(len(RULE)))
+        self._low, self._high, self._limit, self._rest, self._above = (
+            code.array("rules")[row].spread(i) for i in range(len(RULE))
+        )
         self._breach = code.array("breaches")[row]
         self._lane = code.constant(list(range(code.lanes)))
 
@@ -93,7 +96,7 @@ class _Row:
 
         def between(q: Index, held: list[Floats]) -> list[Floats]:
             low, high = read(q - 1), read(q)
-            share = ((limit - low) / (high - low).at_least(1e-12)).at_least(0.0).at_most(1.0)
+            share = ((limit - low + self._rest) / (high - low).at_least(1e-12)).at_least(0.0).at_most(1.0)
             level = levels.spread(q - 1)
             return [low.where("<=", limit, (levels.spread(q) - level) * share + level, held[0])]
 

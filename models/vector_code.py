@@ -276,6 +276,8 @@ class Code:
     def exp2(self, x: Floats) -> Floats:
         """2 to the power of numbers up to 127, to 2e-7 of it; below 2^-100: that. What is no number stays so.
 
+        Beyond 127 it is anything: whoever asks sees to it that there is nothing of the kind.
+
         Of x = n + f with a whole n, 2^n is a float32's exponent, and 2^f a polynomial (its largest error least: Remez).
         Products with yet smaller numbers would be subnormal, which CPUs compute ten times as slowly.
         """
@@ -313,6 +315,12 @@ class Code:
         size = x.at_least(self.constant(0.0) - x)
         found = self.log(size + self.root(size * size + 1.0))
         return x.where("<", 0.0, self.constant(0.0) - found, found)
+
+    def sinh(self, x: Floats) -> Floats:
+        """By exponentials; beyond 88 either way, where it is near the end of float32: no number."""
+        inside = x.where("<=", 88.0, x, math.nan)
+        inside = inside.where(">=", -88.0, inside, math.nan)
+        return (self.exp(inside) - self.exp(inside * -1.0)) * 0.5
 
     def sigmoid(self, x: Floats) -> Floats:
         """1 / (1 + exp(-x)), to 1e-7."""

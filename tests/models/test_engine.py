@@ -85,6 +85,16 @@ def test_without_a_cache_folder_it_serves_all_the_same(
     assert model.runtime("llvm").forecast(history.windows(history.samples)).finite.all()
 
 
+def test_what_a_power_cut_left_of_it_is_made_again(model: Model, history: History, engines: Path) -> None:
+    """A prepared model that cannot be read is no reason not to start."""
+    model.runtime("llvm")
+    newest = max(engines.iterdir(), key=lambda folder: folder.stat().st_mtime)
+    (newest / "weights.npy").write_bytes(b"")
+
+    assert model.runtime("llvm").forecast(history.windows(history.samples)).finite.all()
+    assert (newest / "weights.npy").stat().st_size > 0
+
+
 def test_weights_that_were_changed_are_refused(model: Model) -> None:
     """Also where the graphs are in the cache, and the network is never built."""
     model.runtime("llvm")

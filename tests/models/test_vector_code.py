@@ -112,7 +112,8 @@ LEVELS = np.array([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98])
 
 @given(
     values=SHAPES.flatmap(lambda shape: arrays(np.float32, shape, elements=NUMBERS)),
-    low=st.sampled_from([-np.inf, 0.0, -5.5]), high=st.sampled_from([np.inf, 50.0]), limit=NUMBERS, above=st.booleans(),
+    low=st.sampled_from([-np.inf, 0.0, -5.5]), high=st.sampled_from([np.inf, 50.0]),
+    limit=NUMBERS | st.floats(-100, 100), above=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_the_last_stages(values: np.ndarray, low: float, high: float, limit: float, above: bool) -> None:
@@ -121,7 +122,10 @@ def test_the_last_stages(values: np.ndarray, low: float, high: float, limit: flo
     levels = LEVELS[:quantiles]
     expected = np.sort(np.clip(values, np.float32(low), np.float32(high)), axis=1)
     chance = breach_probability(expected, levels, limit, above=above)
-    rules = np.tile(np.array([low, high, limit, above], np.float32), (rows, 1))
+    nearest = np.float32(limit)
+    if float(nearest) > limit:
+        nearest = np.nextafter(nearest, np.float32(-np.inf))
+    rules = np.tile(np.array([low, high, nearest, limit - nearest, above], np.float32), (rows, 1))
     breaches, got = np.empty((rows, 2), np.float32), values.copy()
     assert rules.shape[1] == len(RULE)
 
