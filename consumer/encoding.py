@@ -162,8 +162,7 @@ class _TargetBlock:
         settings = contract.settings
         self._step_ms = contract.step_ms
         self._levels = np.array(settings.quantiles)
-        self._above = field.breach_above is not None
-        self._threshold = field.breach_above if self._above else field.breach_below
+        self._above, self._threshold = field.breaches_above, field.threshold
         horizon = self._horizon = settings.horizon_steps
         head = text(field.name) + text(field.unit) + integer(len(settings.quantiles))
         count, room = integer(horizon), bytes(4 * horizon)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from models.network_shape import WIDEST
-from models.vector_code import Array, Code, Floats, Index
+from models.vector_code import LEAST, Array, Code, Floats, Index
 
-_LEAST = -3.4e38
 _VECTORS = 2  # queries at a time: their scores and sums fit the registers
 _UNITS = 8  # units of a value at a time: the same
 
@@ -87,8 +86,8 @@ class _Queries:
             found = score(step, [code.constant(0.0)] * len(held), ahead=ahead)
             return [score.at_least(most) for score, most in zip(found, held, strict=True)]
 
-        most = self._keys([code.constant(_LEAST)] * len(self._places), largest)
-        least = [code.constant(0.0) - m for m in most]
+        most = self._keys([code.constant(LEAST)] * len(self._places), largest)
+        least = [-m for m in most]
 
         def sums(step: Index, held: list[Floats], *, ahead: bool) -> list[Floats]:
             values = [self._its.value[step].spread(unit) for unit in self._units]
@@ -150,4 +149,4 @@ class _Queries:
     def _visible(self, step: Index, scores: list[Floats]) -> list[Floats]:
         """Those of queries after the step."""
         ahead = self._code.number(step - self._its.encoder)
-        return [at.where(">", ahead, score, _LEAST) for at, score in zip(self._at, scores, strict=True)]
+        return [at.where(">", ahead, score, LEAST) for at, score in zip(self._at, scores, strict=True)]

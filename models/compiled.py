@@ -15,7 +15,7 @@ from models.block import BLOCK_ROWS
 from models.clock import Clock
 from models.kernel import aligned
 from models.layout import Layout
-from models.network_code import network_kernel, scratch, turns, variables
+from models.network_code import STEPS, network_kernel, scratch, turns, variables
 from models.network_shape import NetworkShape, Places
 from models.windows import WindowBatch
 
@@ -88,5 +88,5 @@ class _Memory:
         horizon = turns(shape.horizon)
         self.offsets = aligned(horizon, shape.outputs)
         self.scratch = aligned(scratch(shape).size)
-        self.places = np.zeros((horizon, variables(shape)), np.int64)
+        self.places = np.zeros((STEPS, variables(shape)), np.int64)
         self.result = aligned(BLOCK_ROWS, horizon, shape.outputs)

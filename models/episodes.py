@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from models.breach import breach_probability
 from schemas.batch import Floats, Ints
 from schemas.contract import Contract
-from schemas.fields import ContractField
 
 LEAD_STEPS, QUIET_STEPS, GAP_STEPS = 3, 12, 3
 
@@ -94,14 +93,10 @@ class Watched:
 
 def watched(contract: Contract) -> list[Watched]:
     """The targets that have a threshold."""
-
-    def threshold(field: ContractField) -> float | None:
-        return field.breach_below if field.breach_above is None else field.breach_above
-
     return [
-        Watched(field.name, column, limit, field.breach_above is not None)
+        Watched(field.name, column, limit, field.breaches_above)
         for column, field in enumerate(contract.targets)
-        if (limit := threshold(field)) is not None
+        if (limit := field.threshold) is not None
     ]
 
 

@@ -45,8 +45,7 @@ class Window:
 
         def some(at: Index) -> None:
             def move(t: Index, total: list[Floats]) -> list[Floats]:
-                step = raw[t].read(at) - raw[t - 1].read(at)
-                return [step.at_least(code.constant(0.0) - step) + total[0]]
+                return [abs(raw[t].read(at) - raw[t - 1].read(at)) + total[0]]
 
             (total,) = code.loop(1, self.known, [code.constant(0.0)], move)
             size = total / moves + self._weight("floor").read(at)

@@ -105,7 +105,7 @@ class FoldedSelection(nn.Module):
             context: [B, 1, hidden] for the weights, where the selection has one.
         """
         parts: dict[str, Tensor] = {
-            name: F.embedding(rows[name], getattr(self, f"rows_{i}")) for i, name in enumerate(self.tabled)
+            name: F.embedding(rows[name], table) for name, table in zip(self.tabled, self.tables(), strict=True)
         }
         if reals is not None:
             parts |= self._embed(reals)
@@ -127,8 +127,8 @@ class FoldedSelection(nn.Module):
     def _weights(self, reals: Tensor | None, rows: Mapping[str, Tensor], context: Tensor | None) -> Tensor:
         """[B, time, variables] how much each variable counts."""
         flat = self.flat
-        for i, name in enumerate(self.tabled):
-            flat = flat + F.embedding(rows[name], getattr(self, f"flat_{i}"))
+        for name, table in zip(self.tabled, self.flat_tables(), strict=True):
+            flat = flat + F.embedding(rows[name], table)
         if reals is not None:
             flat = flat + reals @ self.slopes
         first, skip = flat[..., : self.width], flat[..., self.width :]

@@ -31,7 +31,7 @@ def scratch(shape: NetworkShape) -> Places:
     steps = shape.encoder + shape.horizon + STEPS  # the last ones of a window may not fill a turn
     selections = shape.static, shape.past, shape.future
     flat, inner = (max(getattr(s, name) for s in selections) for name in ("flat", "inner"))
-    variables = padded(max(s.variables for s in selections))
+    choices = padded(variables(shape))
     reals = padded(max(s.continuous for s in selections)) + 2 * WIDEST  # what is written by vectors ends beyond it
     return Places({
         "inputs": (WINDOWS, steps, units), "states": (WINDOWS, steps, units), "cells": (WINDOWS, units),
@@ -42,8 +42,8 @@ def scratch(shape: NetworkShape) -> Places:
         "local": (steps, units), "enriched": (steps, units), "key": (steps, heads),
         "value": (steps, padded(shape.size)), "query": (heads, columns(shape.horizon)),
         "attended": (padded(shape.size), columns(shape.horizon + STEPS)), "asked": (STEPS, heads),
-        "reals": (STEPS, reals), "flat": (STEPS, flat), "weights": (STEPS, variables), "skips": (STEPS, variables),
-        "gates": (max(STEPS, WINDOWS), max(4 * units, 2 * variables)), "first": (STEPS, padded(max(units, inner))),
+        "reals": (STEPS, reals), "flat": (STEPS, flat), "weights": (STEPS, choices), "skips": (STEPS, choices),
+        "gates": (max(STEPS, WINDOWS), max(4 * units, 2 * choices)), "first": (STEPS, padded(max(units, inner))),
         "one": (STEPS, max(units, inputs)), "other": (STEPS, units), "out": (STEPS, shape.outputs),
     })  # fmt: skip
 
@@ -56,7 +56,7 @@ def network_kernel(shape: NetworkShape) -> Kernel:
     ``clock_rows`` [steps, tables], ``clock`` [steps, others]: rows in the calendar's tables, and its inputs that are no
     tables, of consecutive steps; ``first`` [B]: where among them a window's own steps begin.
     ``offsets`` [horizon up to a whole turn, outputs]: conformal ones, in the network's units.
-    ``weights``: see `NetworkShape.weights`. ``scratch``: see `scratch`. ``places`` [turn, variables]: scratch too.
+    ``weights``: see `NetworkShape.weights`. ``scratch``: see `scratch`. ``places`` [STEPS, variables]: scratch too.
     ``result`` [B, horizon up to a whole turn, outputs].
     """
     code = Code("network", {
@@ -110,10 +110,12 @@ class _Network:
         code = self._code
 
         def several(first: Index) -> None:
-            rows = [(first + w).at_most(code.rows - 1) for w in range(WINDOWS)]  # the last one again, if it is alone
-            code.each(0, WINDOWS, lambda w: self._select((w + first).at_most(code.rows - 1), w))
-            self._recur(rows)
-            code.each(0, WINDOWS, lambda w: self._attend((w + first).at_most(code.rows - 1), w))
+            def row(w: Index | int) -> Index:
+                return (first + w).at_most(code.rows - 1)  # the last one again, if it is alone
+
+            code.each(0, WINDOWS, lambda w: self._select(row(w), w))
+            self._recur([row(w) for w in range(WINDOWS)])
+            code.each(0, WINDOWS, lambda w: self._attend(row(w), w))
 
         code.each(0, code.rows, several, WINDOWS)
 
@@ -153,11 +155,11 @@ class _Network:
             self._residual(name, None, static, Rows(into, 1))
         enrichment, first = Rows(self._held("enrichment").rows(w), 1), self._rows("first", number=1)
         linear(self._code, self._shape.units, [(enrichment.numbers(), self._linear("enrich_context"))], first)
-        self._copy(first.array[0], enrichment.array[0], self._shape.units)
+        self._code.copy(self._shape.units, first.array[0], enrichment.array[0])
 
     def _begin(self, name: str, source: Array) -> None:
         sizes: SelectionShape = getattr(self._shape, name)
-        self._copy(source, self._held("begin")[0], sizes.flat)
+        self._code.copy(sizes.flat, source, self._held("begin")[0])
 
     def _context(self, name: str) -> None:
         """What a selection's weights begin with, in view of the static inputs."""
@@ -171,9 +173,6 @@ class _Network:
                 [(self._rows("context", number=1).numbers(), layer)],
                 self._rows("begin", number=1),
             )
-
-    def _copy(self, source: Array, into: Array, units: int) -> None:
-        self._code.each(0, units, lambda at: into.write(at, source.read(at)), self._code.lanes)
 
     def _selection(self, name: str, places: Positions, reals: Array, into: Rows) -> None:
         shape = self._shape
@@ -195,8 +194,8 @@ class _Network:
         for layer in range(shape.layers):
             source = inputs if layer == 0 else states
             for w in range(WINDOWS):
-                self._copy(self._held("first_hidden")[w], self._held("hidden")[w], shape.units)
-                self._copy(self._held("first_cell")[w], self._held("cells")[w], shape.units)
+                code.copy(shape.units, self._held("first_hidden")[w], self._held("hidden")[w])
+                code.copy(shape.units, self._held("first_cell")[w], self._held("cells")[w])
 
             def read(t: Index, layer: int = layer, source: Array = source) -> None:
                 self._lstm(f"read_{layer}", [source[w][t] for w in range(WINDOWS)], t, lengths)

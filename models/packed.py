@@ -11,6 +11,7 @@ from pytorch_forecasting import TemporalFusionTransformer
 from torch import Tensor
 
 from models.folded import Folded
+from models.folded_gates import Norm
 from models.folded_selection import FoldedSelection, Scalars
 from models.layout import Layout, Scaling, clock
 from models.network_shape import CONTEXTS, NetworkShape, Places, SelectionShape, padded
@@ -101,9 +102,9 @@ class _Arrays:
         if bias is not None:
             self.held[f"{name}.bias"][at].view(parts, -1)[:, : own.shape[2]] = bias.reshape(parts, -1)
 
-    def _norm(self, name: str, norm: Tensor | object, *at: int) -> None:
-        for what, values in (("gain", "weight"), ("shift", "bias")):
-            self._put(f"{name}.{what}", getattr(norm, values), *at)
+    def _norm(self, name: str, norm: Norm) -> None:
+        self._put(f"{name}.gain", norm.weight)
+        self._put(f"{name}.shift", norm.bias)
 
     def trunk(self, folded: Folded) -> None:
         """All but the selections."""

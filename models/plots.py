@@ -104,7 +104,7 @@ def _fan(ax: Axes, contract: Contract, target: ContractField, example: Example) 
 
 def _threshold(ax: Axes, target: ContractField) -> None:
     """The line of the target's threshold; where that is far from all values, a word at the edge."""
-    limit = target.breach_above if target.breach_above is not None else target.breach_below
+    limit = target.threshold
     if limit is None:
         return
     low, high = ax.get_ylim()

@@ -147,12 +147,11 @@ class Started:
 
 def _rule(field: ContractField) -> tuple[float, ...]:
     """As the stages take it; a limit in float32 that the same float32 lie above as above the contract's number."""
-    above = field.breach_above is not None
-    limit = field.breach_above if above else field.breach_below
+    limit = field.threshold
     with np.errstate(over="ignore"):
         nearest = np.float32(limit or 0.0)
     if limit is not None and float(nearest) > limit:
         nearest = np.nextafter(nearest, np.float32(-np.inf))
     low, high = -np.inf if field.minimum is None else field.minimum, np.inf if field.maximum is None else field.maximum
     rest = np.float64(limit or 0.0) - np.float64(nearest)
-    return low, high, float(nearest), float(rest) if np.isfinite(rest) else 0.0, float(above)
+    return low, high, float(nearest), float(rest) if np.isfinite(rest) else 0.0, float(field.breaches_above)

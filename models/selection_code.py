@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from models.layer_code import Linear, Norm, Rows, elu, gate_norm, linear, normed
 from models.network_shape import SelectionShape, padded
-from models.vector_code import Array, Code, Floats, Index, Positions
-
-_LEAST = -3.4e38
+from models.vector_code import LEAST, Array, Code, Floats, Index, Positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class Selection:
         if self._shape.normed:
             normed(self._code, flat.read, into, self._norm("flat"))
         else:
-            self._code.each(0, self._variables, lambda at: into.write(at, flat.read(at)), self._code.lanes)
+            self._code.copy(self._variables, flat, into)
 
     def _flatten(self, flat: Array, rows: Positions, reals: Array, context: Array) -> None:
         """The hidden layer and the skip: each variable adds a row, or a slope times itself."""
@@ -101,9 +99,9 @@ class Selection:
         code, variables, ones = self._code, self._variables, self._weight("weigh.ones")
 
         def most(at: Index, held: list[Floats]) -> list[Floats]:
-            return [ones.read(at).where(">", 0.0, row.read(at), _LEAST).at_least(held[0])]
+            return [ones.read(at).where(">", 0.0, row.read(at), LEAST).at_least(held[0])]
 
-        (largest,) = code.loop(0, variables, [code.constant(_LEAST)], most, code.lanes)
+        (largest,) = code.loop(0, variables, [code.constant(LEAST)], most, code.lanes)
         largest = code.largest(largest)
 
         def power(at: Index, total: list[Floats]) -> list[Floats]:

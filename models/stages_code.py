@@ -53,7 +53,7 @@ class _Row:
             code.each(0, self._quantiles, lambda q: self._copy(self._values[q].part(whole), self._spare[q]))
             state = self._some(self._spare, 0, code.constant(float(whole)), state)
             code.each(0, self._quantiles, lambda q: self._copy(self._spare[q], self._values[q].part(whole)))
-        largest, first = code.largest(state[0]), code.constant(0.0) - code.largest(code.constant(0.0) - state[1])
+        largest, first = code.largest(state[0]), -code.largest(-state[1])
         for i, number in enumerate((largest, first)):
             self._breach.part(i).put(number)
 

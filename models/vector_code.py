@@ -23,6 +23,7 @@ _LOG = (
     7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
     2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
 )  # fmt: skip
+LEAST = -3.4e38  # less than all that is compared with it
 _LOG_2 = (0.693359375, -2.12194440e-4)  # the first is exact in few bits
 
 
@@ -75,6 +76,12 @@ class Floats:
 
     def __truediv__(self, other: "Floats | float") -> "Floats":
         return Floats(self._builder, self._builder.fdiv(self.value, self._other(other)))
+
+    def __neg__(self) -> "Floats":
+        return Floats(self._builder, self._builder.fsub(self._other(0.0), self.value, flags=_FUSED))
+
+    def __abs__(self) -> "Floats":
+        return self.at_least(-self)
 
     def at_least(self, other: "Floats | float") -> "Floats":
         """The larger of two; of what is no number: itself."""
@@ -154,10 +161,6 @@ class Array(_Memory):
     def spread(self, at: Index | int) -> Floats:
         """One number, in each lane."""
         return self._code.spread(self.one(at))
-
-    def position(self, at: Index | int) -> Index:
-        """One number, as a position."""
-        return Index(self._code.builder, self._code.builder.fptosi(self.one(at), _INDEX))
 
     def write(self, first: Index | int, numbers: Floats) -> None:
         """Put them from ``first`` on."""
@@ -269,6 +272,10 @@ class Code:
 
         self.loop(start, stop, [], one, step)
 
+    def copy(self, units: int, source: Array, into: Array) -> None:
+        """Put the first numbers of a row into another; ``units``: padded."""
+        self.each(0, units, lambda at: into.write(at, source.read(at)), self.lanes)
+
     def exp(self, x: Floats) -> Floats:
         """The exponential, see `exp2`."""
         return self.exp2(x * math.log2(math.e))
@@ -312,9 +319,9 @@ class Code:
 
     def asinh(self, x: Floats) -> Floats:
         """By logarithm: for small ``x`` it is off by 1e-7, as much as float32 is near 1."""
-        size = x.at_least(self.constant(0.0) - x)
+        size = abs(x)
         found = self.log(size + self.root(size * size + 1.0))
-        return x.where("<", 0.0, self.constant(0.0) - found, found)
+        return x.where("<", 0.0, -found, found)
 
     def sinh(self, x: Floats) -> Floats:
         """By exponentials; beyond 88 either way, where it is near the end of float32: no number."""

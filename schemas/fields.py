@@ -73,6 +73,16 @@ class ContractField(Strict):
         """Whether the value is one of ``symbols``."""
         return self.avro == "enum"
 
+    @property
+    def breaches_above(self) -> bool:
+        """Whether a breach is above the threshold; else below it, where there is one."""
+        return self.breach_above is not None
+
+    @property
+    def threshold(self) -> float | None:
+        """What a breach is beyond, in the field's unit."""
+        return self.breach_below if self.breach_above is None else self.breach_above
+
 
 def describe_type(avro_type: Any) -> str:
     """A short name of an Avro type for messages."""
